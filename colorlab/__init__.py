@@ -1,0 +1,1 @@
+"""colorlab: a notebook laboratory for diffusion colorization."""
