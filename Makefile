@@ -1,0 +1,53 @@
+# The two commands of the README: `make lab` and `make test`. Everything is installed into .venv.
+#   PYTHON=python3.12        the interpreter that makes the environment (3.11 or newer)
+#   TORCH_INDEX=URL          one more package index to take torch from, e.g. https://download.pytorch.org/whl/cpu
+#   LAB_FLAGS="--no-browser" handed to JupyterLab;  PYTEST_FLAGS="-k color" handed to pytest
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+LAB_FLAGS ?=
+PYTEST_FLAGS ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+# A stamp carries the checksum of what it was installed from, so a changed pin reinstalls and nothing else does.
+KEY := $(shell cat pyproject.toml constraints/cpu.txt | cksum | cut -d ' ' -f 1)
+LAB_STAMP := $(VENV)/.lab-$(KEY)
+TEST_STAMP := $(VENV)/.test-$(KEY)
+INSTALL = $(RUN) pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints/cpu.txt -e
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test clean
+
+help:
+	@echo "make lab    make the environment and open JupyterLab on notebooks/00_tour.ipynb"
+	@echo "make test   make the environment, check the code, run all tests and all notebooks"
+	@echo "make clean  remove the environment"
+
+lab: $(LAB_STAMP)
+	$(RUN) colorlab lab $(LAB_FLAGS)
+
+# One pytest run over tests and notebooks, so that its last line sums up everything.
+test: $(TEST_STAMP)
+	$(RUN) ruff check .
+	$(RUN) mypy
+	OMP_NUM_THREADS=1 $(RUN) pytest $(wildcard tests notebooks) --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout 300 $(PYTEST_FLAGS)
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "colorlab needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# [test] contains [lab,eval]: where it is installed, the lab has nothing left to install.
+$(LAB_STAMP): $(VENV)/bin/python
+	@test -e $(TEST_STAMP) || { echo "Installing colorlab (about two minutes) ..."; $(INSTALL) ".[lab,eval]"; }
+	@touch $@
+
+$(TEST_STAMP): $(VENV)/bin/python
+	@echo "Installing colorlab with its test tools (about two minutes) ..."
+	$(INSTALL) ".[test]"
+	@touch $@
