@@ -19,6 +19,7 @@ __all__ = [
     "delta_e_2000",
     "fit_chroma_to_gamut",
     "gray_to_lightness",
+    "image_to_gray",
     "lab_to_rgb",
     "lightness_to_gray",
     "nearest_color_name",
@@ -53,6 +54,8 @@ CHROMATIC_COLORS: tuple[str, ...] = ("red", "orange", "yellow", "green", "cyan",
 _WHITE_X, _WHITE_Z = 0.95047, 1.08883
 _LAB_DELTA, _LAB_SLOPE, _LAB_OFFSET = 0.2068966, 7.787, 4.0 / 29.0
 _LAB_THRESHOLD = 0.008856
+# The four-digit matrices put white at 1.00008 in linear light: it has to count as inside.
+_LINEAR_LOW, _LINEAR_HIGH = -1e-6, 1.0 + 1e-4
 # Halvings of [0, 1]: the chroma is found to 0.1 % of its length, far below one 8-bit level.
 _NUM_BISECTIONS = 10
 
@@ -104,9 +107,7 @@ def gray_to_lightness(gray: torch.Tensor) -> torch.Tensor:
         ShapeError: `gray` is not (B, 1, H, W).
     """
     check_shape(gray, "B 1 H W", "gray")
-    value = gray.to(_work_dtype(gray))
-    luminance = torch.where(value > 0.04045, ((value.clamp(min=0) + 0.055) / 1.055) ** 2.4, value / 12.92)
-    return _luminance_to_lightness(luminance).to(gray.dtype)
+    return _luminance_to_lightness(_gray_to_luminance(gray.to(_work_dtype(gray)))).to(gray.dtype)
 
 
 def lightness_to_gray(lightness: torch.Tensor) -> torch.Tensor:
@@ -123,8 +124,25 @@ def lightness_to_gray(lightness: torch.Tensor) -> torch.Tensor:
     """
     check_shape(lightness, "B 1 H W", "lightness")
     luminance = _inverse_lab_function((lightness.to(_work_dtype(lightness)) + 16.0) / 116.0)
-    gray = torch.where(luminance > 0.0031308, 1.055 * luminance.clamp(min=0) ** (1 / 2.4) - 0.055, 12.92 * luminance)
-    return gray.clamp(0.0, 1.0).to(lightness.dtype)
+    return _luminance_to_gray(luminance).to(lightness.dtype)
+
+
+def image_to_gray(image: torch.Tensor) -> torch.Tensor:
+    """Convert sRGB to the gray of the same CIELAB lightness (not luma: the weights act on linear light).
+
+    Args:
+        image: (B, 3, H, W) float, sRGB, [0, 1].
+
+    Returns:
+        (B, 1, H, W), dtype and device of `image`, sRGB gray, [0, 1].
+
+    Raises:
+        ShapeError: `image` is not (B, 3, H, W).
+    """
+    check_shape(image, "B 3 H W", "image")
+    linear = _gray_to_luminance(image.to(_work_dtype(image)))
+    weights = linear.new_tensor(_LUMINANCE_WEIGHTS).view(1, 3, 1, 1)
+    return _luminance_to_gray((linear * weights).sum(dim=1, keepdim=True)).to(image.dtype)
 
 
 def fit_chroma_to_gamut(lightness: torch.Tensor, ab: torch.Tensor) -> torch.Tensor:
@@ -225,6 +243,17 @@ def _work_dtype(x: torch.Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def _gray_to_luminance(gray: torch.Tensor) -> torch.Tensor:
+    """Undo the sRGB transfer function: encoded [0, 1] to linear light [0, 1]."""
+    return torch.where(gray > 0.04045, ((gray.clamp(min=0) + 0.055) / 1.055) ** 2.4, gray / 12.92)
+
+
+def _luminance_to_gray(luminance: torch.Tensor) -> torch.Tensor:
+    """Apply the sRGB transfer function: linear light to encoded, cut to [0, 1]."""
+    power = 1.055 * luminance.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
+    return torch.where(luminance > 0.0031308, power, 12.92 * luminance).clamp(0.0, 1.0)
+
+
 def _luminance_to_lightness(luminance: torch.Tensor) -> torch.Tensor:
     """Convert CIE Y [0, 1] to L [0, 100]."""
     root = luminance.clamp(min=_LAB_THRESHOLD) ** (1 / 3)
@@ -246,7 +275,7 @@ def _in_gamut(lightness: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torc
     y = _inverse_lab_function(y)
     for row in _XYZ_TO_LINEAR_RGB:
         channel = row[0] * x + row[1] * y + row[2] * z
-        inside &= (channel >= 0.0) & (channel <= 1.0)
+        inside &= (channel >= _LINEAR_LOW) & (channel <= _LINEAR_HIGH)
     return inside
 
 
@@ -254,3 +283,8 @@ _XYZ_TO_LINEAR_RGB: list[list[float]] = kornia.color.xyz_to_rgb(torch.eye(3, dty
     ..., 0
 ].tolist()
 """(3, 3), read out of kornia so that both sides agree to the last digit."""
+
+_LUMINANCE_WEIGHTS: list[float] = kornia.color.rgb_to_xyz(torch.eye(3, dtype=torch.float64)[:, :, None])[
+    1, :, 0
+].tolist()
+"""Weights of linear red, green and blue in CIE Y."""
