@@ -17,7 +17,6 @@ from colorlab.errors import MissingExtraError
 if TYPE_CHECKING:
     from diffusers import (
         AutoencoderKL,
-        ConfigMixin,
         ControlNetModel,
         DDIMScheduler,
         DPMSolverMultistepScheduler,
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
         ModelMixin,
         UNet2DConditionModel,
     )
-    from diffusers.configuration_utils import register_to_config
+    from diffusers.configuration_utils import ConfigMixin, register_to_config
     from diffusers.models.autoencoders.vae import Decoder, Encoder
     from lpips import LPIPS
     from transformers import (
@@ -69,6 +68,7 @@ __all__ = [
 
 # Where a name lives when it is not at the top of diffusers (no prefix) or transformers (CLIP...).
 _SPECIAL_HOMES = {
+    "ConfigMixin": "diffusers.configuration_utils",
     "Decoder": "diffusers.models.autoencoders.vae",
     "Encoder": "diffusers.models.autoencoders.vae",
     "LPIPS": "lpips",
