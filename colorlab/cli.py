@@ -1,0 +1,212 @@
+"""The command line: `colorlab COMMAND`. Here are the words and options; the work is in `colorlab.commands`.
+
+Exit codes: 0 done, 1 the work failed, 2 bad usage. Errors are one sentence on stderr; `--debug`, anywhere on the line,
+shows the traceback as well.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_MODEL = "mini/lcad"
+
+app = typer.Typer(
+    name="colorlab",
+    help="Colorize pictures with diffusion models, and look inside while they do it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Name of a model (colorlab models lists them), or its folder.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Sampling steps.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the noise.")]
+GuidanceScale = Annotated[float | None, typer.Option(help="How strongly the words steer; 1 is off.")]
+Solver = Annotated[str | None, typer.Option(help="ddim, euler or dpmpp_2m.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (anywhere on the line).")] = False,
+) -> None:
+    """Colorize pictures with diffusion models, and look inside while they do it."""
+    if version:
+        from importlib.metadata import version as installed_version
+
+        print(installed_version("colorlab"))
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
+@app.command()
+def colorize(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="IN...", help="Pictures, gray or in color.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Result file, or a folder for several.")],
+    model: Model = DEFAULT_MODEL,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help='What to paint, as in "a red car".')] = "",
+    negative_prompt: Annotated[str, typer.Option(help="What not to paint.")] = "",
+    steps: Steps = None,
+    seed: Seed = None,
+    guidance_scale: GuidanceScale = None,
+    solver: Solver = None,
+    device: Device = "cpu",
+) -> None:
+    """Color gray pictures. Size and lightness of each input are kept."""
+    from colorlab.commands.colorize import colorize_files
+    from colorlab.commands.devices import check_device
+
+    settings = {"num_inference_steps": steps, "seed": seed, "guidance_scale": guidance_scale, "solver": solver}
+    colorize_files(
+        inputs,
+        out,
+        model=model,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        settings=settings,
+        device=check_device(device),
+    )
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models: method, size, licence, and whether each is ready."""
+    from colorlab.commands.catalog import print_models
+
+    print_models(as_json=as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Which network to train; a wrong name lists them.")],
+    data: Annotated[Path, typer.Option(help="Folder of photographs: manifest.csv and its shards, or pictures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of weights, checkpoints, curves and samples.")],
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; the recipe's own if not given.")] = None,
+) -> None:
+    """Train a network by its recipe; can be stopped and resumed."""
+    from colorlab.commands.devices import check_device
+    from colorlab.commands.train import run_recipe
+
+    run_recipe(recipe, data, out, device=check_device(device), resume=resume, steps=steps)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model, or its folder.")] = DEFAULT_MODEL,
+    scenes: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measure on N held-out scenes.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Measure on the photographs of a folder.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first photographs.")] = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    guidance_scale: GuidanceScale = None,
+    solver: Solver = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the JSON into this file too.")] = None,
+) -> None:
+    """Measure a model on scenes or photographs; every figure comes with its 95 % interval."""
+    from colorlab.commands.devices import check_device
+    from colorlab.commands.evaluate import evaluate_model
+
+    evaluate_model(
+        model,
+        num_scenes=scenes,
+        images=images,
+        limit=limit,
+        settings={"num_inference_steps": steps, "seed": seed, "guidance_scale": guidance_scale, "solver": solver},
+        device=check_device(device),
+        as_json=as_json,
+        out=out,
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this installation has, what is missing, and how to get it."""
+    from colorlab.doctor import diagnose, format_checks
+
+    checks = diagnose()
+    print(format_checks(checks))
+    if any(check.status == "missing" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context) -> None:
+    """Open JupyterLab on the notebooks; other options go to JupyterLab."""
+    from colorlab.commands.lab import open_lab
+
+    raise typer.Exit(open_lab(context.args))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: the words after `colorlab`; None takes those the process was started with.
+
+    Returns:
+        The exit code: 0 done, 1 the work failed, 2 bad usage.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    is_debugging = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        result = typer.main.get_command(app).main(args=words, prog_name="colorlab", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        # The reader of our output went away; a second failure while Python shuts down would print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Exception, KeyboardInterrupt) as error:
+        if is_debugging:
+            import traceback
+
+            traceback.print_exc()
+        code, message = _explain(error)
+        print(f"colorlab: {message}", file=sys.stderr)
+        return code
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Find the exit code and the sentence for an error."""
+    from colorlab.commands.problems import BadUsageError
+    from colorlab.errors import ColorlabError, UnknownModelError
+
+    if isinstance(error, BadUsageError | UnknownModelError):
+        return 2, _one_line(str(error))
+    if isinstance(error, ColorlabError):
+        return 1, _one_line(str(error))
+    if hasattr(error, "format_message"):  # typer's own complaints about the command line
+        return 2, f"{_one_line(error.format_message()).rstrip('.')} (colorlab --help shows the usage)."
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return 1, "Interrupted; nothing more was written."
+    if isinstance(error, OSError) and error.strerror:
+        place = f": {error.filename}" if error.filename else ""
+        return 1, f"{error.strerror}{place}."
+    return 1, f"{type(error).__name__}: {_one_line(str(error))} (--debug shows where)."
+
+
+def _one_line(text: str) -> str:
+    """Join the lines of a message."""
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

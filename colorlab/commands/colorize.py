@@ -1,0 +1,83 @@
+"""`colorlab colorize`: pictures in, pictures out, one run each."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tqdm
+
+import colorlab
+from colorlab.commands.files import check_writable, plan_outputs, save_picture
+from colorlab.commands.problems import InterruptedRunError, as_bad_usage
+from colorlab.errors import ColorlabError
+
+
+def colorize_files(
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    model: str,
+    prompt: str,
+    negative_prompt: str,
+    settings: dict[str, Any],
+    device: str,
+) -> None:
+    """Colorize pictures and write the results; one bad picture does not stop the others.
+
+    Args:
+        inputs: picture files.
+        out: result file, or folder of results.
+        model: name or folder of the model.
+        prompt: what to paint.
+        negative_prompt: what not to paint.
+        settings: values for `colorlab.Settings`; those that are None keep the method's own.
+        device: where to compute, as torch names it.
+
+    Raises:
+        BadUsageError: names or values make no sense.
+        InterruptedRunError: Ctrl-C; the prediction of the last finished step is kept beside the wanted result.
+        ColorlabError: at least one picture could not be colorized.
+    """
+    with as_bad_usage():
+        given = {name: value for name, value in settings.items() if value is not None}
+        colorlab.Settings(**given)
+        outputs = plan_outputs(inputs, out)
+    check_writable(outputs[0].parent)
+    colorizer = colorlab.load(model, device=device)
+    failures = []
+    for source, target in zip(inputs, outputs, strict=True):
+        try:
+            conditioning = colorlab.Conditioning(gray=source, prompt=prompt, negative_prompt=negative_prompt)
+            run = colorizer.start(conditioning, **given)
+            _finish(run, source, target)
+        except InterruptedRunError:
+            raise
+        except ColorlabError as error:
+            failures.append(str(error))
+            if len(inputs) > 1:
+                print(f"colorlab: {source}: {error}", file=sys.stderr)
+    if failures:
+        raise ColorlabError(failures[0] if len(inputs) == 1 else f"{len(failures)} of {len(inputs)} pictures failed.")
+
+
+def _finish(run: Any, source: Path, target: Path) -> None:
+    """Step a run to its end and write the picture; on Ctrl-C write the last prediction instead."""
+    total = run.settings.num_inference_steps
+    try:
+        for _ in tqdm.tqdm(run, total=total, desc=source.name, unit="step", leave=False, disable=None):
+            pass
+        save_picture(run.image, target)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(_keep_partial(run, target)) from None
+    print(target)
+
+
+def _keep_partial(run: Any, target: Path) -> str:
+    """Write the prediction of the last finished step and say where it is."""
+    finished, total = len(run.records), run.settings.num_inference_steps
+    if finished == 0:
+        return "Interrupted before the first step was finished; nothing was written."
+    partial = target.with_name(f"{target.stem}.partial{target.suffix}")
+    save_picture(run.preview(finished - 1), partial)
+    return f"Interrupted after {finished} of {total} steps; the prediction of the last finished step is in {partial}."

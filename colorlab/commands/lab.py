@@ -1,0 +1,46 @@
+"""`colorlab lab`: JupyterLab, opened on the tour."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import colorlab
+from colorlab.errors import MissingExtraError
+
+TOUR = "notebooks/00_tour.ipynb"
+
+
+def open_lab(arguments: Sequence[str]) -> int:
+    """Run JupyterLab until it is closed.
+
+    Args:
+        arguments: options for JupyterLab.
+
+    Returns:
+        Its exit code.
+
+    Raises:
+        MissingExtraError: JupyterLab is not installed.
+    """
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise MissingExtraError("JupyterLab is not installed; install it with: pip install 'colorlab[lab]'.")
+    root, notebook = find_notebooks()
+    command = [sys.executable, "-m", "jupyterlab", *notebook, f"--ServerApp.root_dir={root}", *arguments]
+    if hasattr(os, "geteuid") and os.geteuid() == 0 and "--allow-root" not in arguments:
+        command.append("--allow-root")  # in a container root is the only user; JupyterLab would refuse to start
+    try:
+        return subprocess.run(command, check=False).returncode
+    except KeyboardInterrupt:
+        return 0  # Ctrl-C is how one closes JupyterLab; it has already asked and said goodbye
+
+
+def find_notebooks() -> tuple[Path, list[str]]:
+    """Find the folder to show and the notebook to open: the checkout's tour, else the current folder and none."""
+    checkout = Path(colorlab.__file__).resolve().parent.parent
+    for root in (Path.cwd(), checkout):
+        if (root / TOUR).is_file():
+            return root, [str(root / TOUR)]
+    return Path.cwd(), []
