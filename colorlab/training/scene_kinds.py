@@ -86,11 +86,13 @@ def draw_tree(layer: Layer) -> None:
 def draw_ball(layer: Layer) -> None:
     """A beach ball: a shaded disk with panels that meet in a point."""
     x, y = layer.x, layer.y
-    pole = layer.rng.uniform(-0.35, 0.35, 2)
+    pole = layer.rng.uniform(-0.35, 0.35, 2).astype(np.float32)
     angle = np.arctan2(y - pole[1], x - pole[0]) + layer.rng.uniform(0, 6.28)
     panels = np.clip(np.sin(3 * angle) * 8, -1, 1) * np.float32(layer.rng.uniform(6, 10))
     disk = circle(x, y, (0, 0), 0.93)
     layer.paint(disk, layer.round_skin((0, 0), 0.93, depth=16) - layer.skin + layer.base + panels)
+    seams = np.abs(np.sin(3 * angle)) * np.hypot(x - pole[0], y - pole[1]) / 3 - 0.6 * layer.pixel
+    layer.paint(common(disk, seams), layer.base - 6, rim=0)
     layer.paint(circle(x, y, (float(pole[0]), float(pole[1])), 0.13), 88.0, ab=NEUTRAL)
 
 
@@ -236,6 +238,9 @@ def draw_umbrella(layer: Layer) -> None:
     spread = np.sqrt(np.clip(1 - ((y - 0.15) / 0.95) ** 2, 0.02, 1))
     panel = np.sign(np.sin(x / spread * np.float32(2 * np.pi))).astype(np.float32)
     layer.paint(canopy, layer.round_skin((0, 0.1), 1.05, depth=10) + 5 * panel)
+    for rib in (-0.49, 0.0, 0.49):
+        bend = np.abs(x / spread - np.float32(rib)) * spread - 0.55 * layer.pixel
+        layer.paint(common(dome, bend, y - np.float32(0.17)), layer.skin - 8, rim=0)
 
 
 def draw_rocket(layer: Layer) -> None:

@@ -54,15 +54,15 @@ def _draw(
     """Draw an object in its box; `size` and `offset` (center within the box) in pixels. Cached: colors do not enter."""
     u = (np.arange(shape[1], dtype=np.float32) + np.float32(0.5 - offset[0])) / np.float32(size)
     v = ((np.arange(shape[0], dtype=np.float32) + np.float32(0.5 - offset[1])) / np.float32(size))[:, None]
-    cos, sin = np.float32(np.cos(tilt)), np.float32(np.sin(tilt))
+    cos, sin, side = float(np.cos(tilt)), float(np.sin(tilt)), -1.0 if flip else 1.0
     x, y = u * cos + v * sin, v * cos - u * sin
-    side = -1.0 if flip else 1.0
+    toward = (side * (light[0] * cos + light[1] * sin), light[1] * cos - light[0] * sin)
     layer = Layer(
-        x * np.float32(side),
+        x * side,
         y,
         pixel=1 / size,
         lightness=lightness,
-        light=(side * light[0], light[1]),
+        light=toward,
         rng=np.random.default_rng([style, 3]),
     )
     KINDS[kind](layer)

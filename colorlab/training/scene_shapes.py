@@ -79,16 +79,19 @@ def common(*distances: Array) -> Array:
     return result
 
 
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Array:
-    """Bilinear noise of about unit size, `cells` grid cells along the longer side."""
-    longer = max(shape)
-    rows = np.arange(shape[0], dtype=np.float32) * (cells / longer)
-    columns = np.arange(shape[1], dtype=np.float32) * (cells / longer)
-    grid = rng.standard_normal((int(rows[-1]) + 2, int(columns[-1]) + 2)).astype(np.float32)
-    row, column = rows.astype(int), columns.astype(int)
-    down, right = (rows - row)[:, None], columns - column
-    strips = grid[:, column] * (1 - right) + grid[:, column + 1] * right
-    return strips[row] * (1 - down) + strips[row + 1] * down
+def smooth_noise(rng: np.random.Generator, x: Array, y: Array, *, cells: float) -> Array:
+    """Bilinear noise of about unit size at the points (x, y) of [-1.4, 1.4], `cells` grid cells to a unit.
+
+    What is drawn from `rng` does not depend on the points, so a texture sticks to its object at every size and place.
+    """
+    count = int(2.8 * cells) + 2
+    grid = rng.standard_normal((count, count)).astype(np.float32)
+    column, row = np.clip((x + 1.4) * cells, 0, count - 1.01), np.clip((y + 1.4) * cells, 0, count - 1.01)
+    left, top = column.astype(np.int32), row.astype(np.int32)
+    right, down = column - left, row - top
+    upper = grid[top, left] * (1 - right) + grid[top, left + 1] * right
+    lower = grid[top + 1, left] * (1 - right) + grid[top + 1, left + 1] * right
+    return upper * (1 - down) + lower * down
 
 
 class Layer:
@@ -110,7 +113,7 @@ class Layer:
         self.x, self.y, self.pixel, self.light, self.rng = x, y, np.float32(pixel), light, rng
         self.base = lightness
         self.channels = np.zeros((len(self.CHANNELS), *x.shape), np.float32)
-        grain = rng.standard_normal(x.shape).astype(np.float32) * np.float32(rng.uniform(0.3, 1.6))
+        grain = smooth_noise(rng, x, y, cells=22) * np.float32(rng.uniform(0.4, 2.2))
         self.skin: Array = np.float32(lightness) + 6 * (x * light[0] + y * light[1]) + grain + self._pattern()
 
     def _pattern(self) -> Array:
@@ -125,7 +128,7 @@ class Layer:
         elif which == 2:
             wave = 3 * np.sin(0.7 * pitch * x) * np.sin(0.7 * pitch * y)
         elif which in (3, 4):
-            return smooth_noise(rng, x.shape, 5) * np.float32(0.4 * depth)
+            return smooth_noise(rng, x, y, cells=2.5) * np.float32(0.4 * depth)
         else:
             return np.zeros(x.shape, np.float32)
         return np.clip(3 * wave, -1, 1) * np.float32(depth / 2)

@@ -106,7 +106,7 @@ def _paint_sky(backdrop: Backdrop, sky: str, rows: slice) -> None:
     jitter = rng.normal(0, 1.5, 2)
     middle, slope = rng.uniform(*((48, 62) if sky == "dusk" else (66, 80))), rng.uniform(4, 11)
     lab = backdrop.lab[:, rows]
-    lab[0] = middle + slope * (2 * sink - 1) + 1.2 * smooth_noise(rng, x.shape, 4)
+    lab[0] = middle + slope * (2 * sink - 1) + 1.2 * smooth_noise(rng, x, y, cells=5)
     for channel in (0, 1):
         lab[1 + channel] = top[channel] + (low[channel] - top[channel]) * sink + np.float32(jitter[channel])
     if sky in ("clear", "sunset"):
@@ -145,7 +145,7 @@ def _paint_ground(backdrop: Backdrop, ground: str, rows: slice) -> None:
     near = (y - np.float32(backdrop.horizon)) / np.float32(1 - backdrop.horizon)
     bumps = 0.012 * np.sin(x * rng.uniform(4, 11) + rng.uniform(0, 6)) if ground != "road" else 0.0
     grain = rng.standard_normal(x.shape).astype(np.float32)
-    surface = middle - 5 * (near - 0.5) + 1.5 * smooth_noise(rng, x.shape, 6)
+    surface = middle - 5 * (near - 0.5) + 1.5 * smooth_noise(rng, x, y, cells=8)
     if ground == "grass":
         surface += 2.5 * grain * (0.4 + near)
     elif ground == "sand":

@@ -13,8 +13,10 @@ from colorlab.color import COLORS
 from colorlab.errors import RangeError
 from colorlab.training.scene_captions import CAPTION_LEVELS, caption, caption_words, named_instances
 from colorlab.training.scene_kinds import KINDS
+from colorlab.training.scene_motion import moving_plans, render_clip
 from colorlab.training.scene_plans import MAX_INSTANCES, arrange, draw_things, empty_plan
 from colorlab.training.scene_render import MIN_VISIBLE_FRACTION, render
+from colorlab.training.scene_shapes import Array
 from colorlab.training.scene_types import Instance, Scene, ScenePlan, Thing
 from colorlab.training.scene_world import GROUNDS, SKIES
 
@@ -33,10 +35,13 @@ __all__ = [
     "Thing",
     "caption",
     "caption_words",
+    "exemplar_scene",
     "make_scene",
+    "moving_clip",
     "named_instances",
     "recolored",
     "render",
+    "sketch",
 ]
 
 TRAIN_SEEDS = range(0, 2**30)
@@ -110,3 +115,60 @@ def recolored(scene: Scene, colors: Sequence[str]) -> Scene:
         for thing, color in zip(things, colors, strict=True)
     )
     return render(replace(scene.plan, things=changed))
+
+
+def exemplar_scene(scene: Scene, seed: int) -> Scene:
+    """Show the same objects in another arrangement, as a picture to borrow colors from.
+
+    Args:
+        scene: the scene.
+        seed: decides the arrangement.
+
+    Returns:
+        A scene with the same things (kind, exact color, lightness and details), sky and ground; places, sizes, horizon,
+        light and clouds differ. Its instances may come in another order.
+    """
+    rng = np.random.default_rng([seed, scene.seed, 2])
+    fresh = empty_plan(rng, seed=scene.seed, size_px=scene.plan.size_px)
+    return arrange(rng, replace(fresh, sky=scene.sky, ground=scene.ground), scene.plan.things)
+
+
+def moving_clip(
+    seed: int,
+    num_frames: int,
+    *,
+    size_px: int = 128,
+    num_instances: int | None = None,
+    distinct_kinds: bool = True,
+) -> list[Scene]:
+    """Make a short clip: the first frame is `make_scene` of the same arguments, then its things move.
+
+    Args:
+        seed: as for `make_scene`.
+        num_frames: at least 1.
+        size_px: as for `make_scene`.
+        num_instances: as for `make_scene`.
+        distinct_kinds: as for `make_scene`.
+
+    Returns:
+        The frames; instances keep their order, kind and color, and each is well seen in every frame.
+
+    Raises:
+        RangeError: an argument is outside its range.
+    """
+    if num_frames < 1:
+        raise RangeError(f"num_frames is {num_frames}, but at least 1 is expected.")
+    first = make_scene(seed, size_px=size_px, num_instances=num_instances, distinct_kinds=distinct_kinds)
+    return render_clip(moving_plans(first.plan, np.random.default_rng([seed, 4]), num_frames))
+
+
+def sketch(scene: Scene) -> Array:
+    """Draw the outlines of a scene.
+
+    Args:
+        scene: the scene.
+
+    Returns:
+        (H, W) float32 [0, 1], black lines (0) on white (1).
+    """
+    return 1 - scene.lines
