@@ -199,7 +199,7 @@ def load_ldm_weights(
     if missing or unexpected:
         raise WeightsError(
             f"the weights do not fit the {name}: {_name_some(missing, 'missing')}, "
-            f"{_name_some(unexpected, 'unexpected')}; check that the file belongs to this network and its configuration."
+            f"{_name_some(unexpected, 'unexpected')}; check that the file belongs to this network."
         )
     module.load_state_dict(converted, strict=False)
 

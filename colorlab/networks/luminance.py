@@ -84,6 +84,7 @@ class LuminanceEncoder(ModelMixin, ConfigMixin):
         widths = [channels for channels in block_out_channels for _ in range(layers_per_block)]
         widths += [block_out_channels[-1]] * 2
         self.zero_convs = nn.ModuleList(_zero_conv(channels) for channels in widths)
+        self._tap_channels = tuple(widths)
         # The output layers never get a gradient; said here so that distributed training does not wait for one.
         self.encoder.conv_norm_out.requires_grad_(False)
         self.encoder.conv_out.requires_grad_(False)
@@ -91,12 +92,12 @@ class LuminanceEncoder(ModelMixin, ConfigMixin):
     @property
     def num_taps(self) -> int:
         """Number of taps: one for each residual block and two for the middle."""
-        return len(self.zero_convs)
+        return len(self._tap_channels)
 
     @property
     def tap_channels(self) -> tuple[int, ...]:
         """Channels of each tap; the last is what `extend_conv_in` needs."""
-        return tuple(conv.out_channels for conv in self.zero_convs)
+        return self._tap_channels
 
     def forward(self, hint: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Encode a hint.
