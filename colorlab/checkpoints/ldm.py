@@ -192,16 +192,17 @@ def load_ldm_weights(
         WeightsError: weights are missing or left over, or shapes differ.
     """
     own = module.state_dict()
-    converted = convert_weights(weights, key_map, {key: value.shape for key, value in own.items()})
-    absent = tuple(prefix for prefix in optional if not any(key.startswith(prefix) for key in converted))
-    missing = [key for key in own if key not in converted and not (absent and key.startswith(absent))]
-    unexpected = [key for key in converted if key not in own]
+    given = {key_map[key] for key in weights}
+    absent = tuple(prefix for prefix in optional if not any(key.startswith(prefix) for key in given))
+    missing = [key for key in own if key not in given and not (absent and key.startswith(absent))]
+    unexpected = sorted(given - set(own))
     if missing or unexpected:
         raise WeightsError(
             f"the weights do not fit the {name}: {_name_some(missing, 'missing')}, "
             f"{_name_some(unexpected, 'unexpected')}; check that the file belongs to this network."
         )
-    module.load_state_dict(converted, strict=False)
+    converted = convert_weights(weights, key_map, {key: value.shape for key, value in own.items()})
+    module.load_state_dict(converted, strict=False)  # strict above, but for the optional parts
 
 
 def _down_places(names: list[str]) -> dict[str, str]:

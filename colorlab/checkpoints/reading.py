@@ -107,7 +107,9 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is damaged, or holds objects beside its tensors that only running code from it could restore; "
             "if you trust its source, save its state_dict as .safetensors in a separate process and read that."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged stream can make the reader fail in any way
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{path} is damaged or no PyTorch weight file: {reason}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
