@@ -106,7 +106,7 @@ def well_seen(layers: Sequence[Drawn], size_px: int) -> bool:
         area = int(mask.sum())
         if area < max(MIN_VISIBLE_FRACTION * size_px**2, _MIN_SHOWN * float(drawn.channels[5].sum())):
             return False
-        if int((drawn.channels[3][mask] > 0.9).sum()) < _MIN_OWN * area:
+        if int((drawn.channels[3] > 0.9 * drawn.channels[5])[mask].sum()) < _MIN_OWN * area:
             return False
     return True
 

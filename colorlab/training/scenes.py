@@ -17,6 +17,7 @@ from colorlab.training.scene_motion import moving_plans, render_clip
 from colorlab.training.scene_plans import MAX_INSTANCES, arrange, draw_things, empty_plan
 from colorlab.training.scene_render import MIN_VISIBLE_FRACTION, render
 from colorlab.training.scene_shapes import Array
+from colorlab.training.scene_strokes import simulated_strokes
 from colorlab.training.scene_types import Instance, Scene, ScenePlan, Thing
 from colorlab.training.scene_world import GROUNDS, SKIES
 
@@ -25,6 +26,7 @@ __all__ = [
     "GROUNDS",
     "KINDS",
     "MAX_INSTANCES",
+    "MIN_SIZE_PX",
     "MIN_VISIBLE_FRACTION",
     "SKIES",
     "TEST_SEEDS",
@@ -41,6 +43,7 @@ __all__ = [
     "named_instances",
     "recolored",
     "render",
+    "simulated_strokes",
     "sketch",
 ]
 
@@ -48,6 +51,8 @@ TRAIN_SEEDS = range(0, 2**30)
 """Seeds of scenes to train on."""
 TEST_SEEDS = range(2**30, 2**31)
 """Seeds of held-out scenes, disjoint from `TRAIN_SEEDS`."""
+MIN_SIZE_PX = 64
+"""Smallest picture."""
 
 
 def make_scene(
@@ -61,7 +66,7 @@ def make_scene(
 
     Args:
         seed: at least 0; `TRAIN_SEEDS` or `TEST_SEEDS`. Equal arguments give equal scenes, whatever was drawn before.
-        size_px: height and width, at least 32.
+        size_px: height and width, at least `MIN_SIZE_PX`: smaller objects would be mostly border.
         num_instances: 1 to `MAX_INSTANCES` objects; None draws the number.
         distinct_kinds: whether all kinds differ. False allows objects of one kind (then of different colors), and
             makes them in half of the scenes.
@@ -79,8 +84,8 @@ def make_scene(
     """
     if seed < 0:
         raise RangeError(f"seed is {seed}, but at least 0 is expected.")
-    if size_px < 32:
-        raise RangeError(f"size_px is {size_px}, but at least 32 is expected.")
+    if size_px < MIN_SIZE_PX:
+        raise RangeError(f"size_px is {size_px}, but at least {MIN_SIZE_PX} is expected.")
     if num_instances is not None and not 1 <= num_instances <= MAX_INSTANCES:
         raise RangeError(f"num_instances is {num_instances}, but 1 to {MAX_INSTANCES} is expected.")
     rng = np.random.default_rng([seed, 1])
