@@ -333,7 +333,8 @@ def _check_array(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype in (np.uint8, np.uint16):
         picture = array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
     elif array.dtype == bool:
-        picture = array.astype(np.float32)
+        # Pillow gives bool arrays that hold the byte 255.
+        picture = (array.view(np.uint8) != 0).astype(np.float32)
     elif np.issubdtype(array.dtype, np.floating):
         picture = _check_float(array, name)
     else:
