@@ -6,6 +6,7 @@ shows the traceback as well.
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -111,6 +112,7 @@ def evaluate(
     scenes: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measure on N held-out scenes.")] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Measure on the photographs of a folder.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first photographs.")] = None,
+    words: Annotated[str, typer.Option(help="Prompt of photographs: none, or their label.")] = "none",
     steps: Steps = None,
     seed: Seed = None,
     guidance_scale: GuidanceScale = None,
@@ -122,13 +124,17 @@ def evaluate(
     """Measure a model on scenes or photographs; every figure comes with its 95 % interval."""
     from colorlab.commands.devices import check_device
     from colorlab.commands.evaluate import evaluate_model
+    from colorlab.commands.problems import BadUsageError
 
+    if words not in ("none", "label"):
+        raise BadUsageError(f'--words is "{words}"; expected none or label.')
     evaluate_model(
         model,
         num_scenes=scenes,
         images=images,
         limit=limit,
         settings={"num_inference_steps": steps, "seed": seed, "guidance_scale": guidance_scale, "solver": solver},
+        uses_labels=words == "label",
         device=check_device(device),
         as_json=as_json,
         out=out,
@@ -167,7 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_debugging = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        result = typer.main.get_command(app).main(args=words, prog_name="colorlab", standalone_mode=False)
+        with warnings.catch_warnings():
+            if not is_debugging:
+                _quiet_warnings()
+            result = typer.main.get_command(app).main(args=words, prog_name="colorlab", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
@@ -182,6 +191,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, message = _explain(error)
         print(f"colorlab: {message}", file=sys.stderr)
         return code
+
+
+def _quiet_warnings() -> None:
+    """Show notes about the user's words as plain sentences, each once, and nothing of what libraries warn of."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if (
+            category.__name__ == "ConditioningWarning"
+        ):  # by name: its module imports torch, which not every command needs
+            print(f"colorlab: {message}", file=sys.stderr)
+
+    warnings.simplefilter("once")
+    warnings.showwarning = show
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

@@ -6,6 +6,7 @@ notebook a figure shows itself as the last value of a cell. Importing this modul
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from colorlab.color import delta_e, delta_e_2000, rgb_to_lab
-from colorlab.errors import RangeError, ShapeError
+from colorlab.errors import RangeError, ShapeError, StateError
+from colorlab.exhibits import Exhibit, register_drawing
 
 __all__ = [
     "LabFigure",
+    "draw_curves",
+    "draw_heatmap",
+    "draw_image",
     "plot_curves",
     "plot_delta_e",
     "plot_heatmap",
@@ -99,7 +104,7 @@ def plot_images(
 
 
 def plot_trajectory(run: Any, *, steps: Sequence[int] | None = None, cell_px: int = CELL_PX) -> LabFigure:
-    """Show what the network took for the clean picture at the steps of a run, the picture itself last.
+    """Show what the network took for the clean picture at the steps of a run, in the order of the steps.
 
     Args:
         run: a run with at least one finished step; only its record is read, decoded step by step.
@@ -110,11 +115,12 @@ def plot_trajectory(run: Any, *, steps: Sequence[int] | None = None, cell_px: in
         The figure.
 
     Raises:
-        RangeError: no step is finished, or one of `steps` is not.
+        StateError: no step is finished.
+        RangeError: one of `steps` is not finished.
     """
     finished = len(run.records)
     if finished == 0:
-        raise RangeError("The run has no finished step yet; call run.step() or run.finish() first.")
+        raise StateError("The run has taken no step yet; call run.step() or run.finish() first.")
     if steps is None:
         steps = sorted({round(x) for x in np.linspace(0, finished - 1, min(8, finished))})
     for step in steps:
@@ -245,6 +251,74 @@ def plot_curves(
         axes.legend(fontsize=8, frameon=False)
     axes.set(xlabel=x_label, ylabel=y_label, title=title)
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+@register_drawing("heatmap")
+def draw_heatmap(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit of two axes as a map, beside its null baseline on the same scale if it has one."""
+    _require_axes(exhibit, 2)
+    limits = _value_range(exhibit.array)
+    if exhibit.baseline is None:
+        figure = plot_heatmap(exhibit.array, unit=exhibit.unit, limits=limits)
+    else:
+        limits = _value_range(np.stack([exhibit.array, exhibit.baseline]))
+        height, width = exhibit.array.shape
+        figure, cells = _grid(2, 2, 2 * CELL_PX, aspect=height / width)
+        for cell, values, name in zip(
+            cells, (exhibit.array, exhibit.baseline), ("found", "null baseline"), strict=True
+        ):
+            drawn = cell.imshow(values, cmap=_HEATMAP_COLORS, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+            cell.set_axis_off()
+            cell.set_title(name, fontsize=9)
+        figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("curves")
+def draw_curves(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit of one axis as a curve, of two as one curve for each row; the null baseline is dashed."""
+    if exhibit.array.ndim not in (1, 2):
+        _require_axes(exhibit, 1)
+    rows = np.atleast_2d(exhibit.array)
+    names = (
+        [f"{exhibit.axes[0]} {index}" for index in range(len(rows))]
+        if exhibit.array.ndim == 2
+        else [exhibit.unit or "found"]
+    )
+    figure = plot_curves(dict(zip(names, rows, strict=True)), x_label=exhibit.axes[-1], y_label=exhibit.unit)
+    if exhibit.baseline is not None:
+        for row in np.atleast_2d(exhibit.baseline):
+            figure.axes[0].plot(row, color="gray", linestyle="--", linewidth=1)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("image")
+def draw_image(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit (H, W, 3) as a picture, beside its null baseline if it has one."""
+    _require_axes(exhibit, 3)
+    pictures = {"found": exhibit.array}
+    if exhibit.baseline is not None:
+        pictures["null baseline"] = exhibit.baseline
+    figure = plot_images(
+        list(pictures.values()), titles=list(pictures) if len(pictures) > 1 else None, cell_px=2 * CELL_PX
+    )
+    return _with_caption(figure, exhibit)
+
+
+def _require_axes(exhibit: Exhibit, number: int) -> None:
+    """Raise unless an exhibit has as many axes as its drawing needs."""
+    if exhibit.array.ndim != number:
+        raise ShapeError(
+            f"An exhibit of kind {exhibit.kind!r} has axes {exhibit.axes}; its drawing expects {number} of them."
+        )
+
+
+def _with_caption(figure: LabFigure, exhibit: Exhibit) -> LabFigure:
+    """Write caption and verdict below the drawing."""
+    verdict = f" [{exhibit.verdict}]" if exhibit.verdict else ""
+    width_chars = max(30, int(figure.get_figwidth() * 14))
+    figure.supxlabel(textwrap.fill(f"{exhibit.caption}{verdict}", width_chars), fontsize=8)
     return figure
 
 

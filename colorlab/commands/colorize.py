@@ -63,7 +63,7 @@ def colorize_files(
 
 def _finish(run: Any, source: Path, target: Path) -> None:
     """Step a run to its end and write the picture; on Ctrl-C write the last prediction instead."""
-    total = run.settings.num_inference_steps
+    total = run.num_steps
     try:
         for _ in tqdm.tqdm(run, total=total, desc=source.name, unit="step", leave=False, disable=None):
             pass
@@ -75,7 +75,7 @@ def _finish(run: Any, source: Path, target: Path) -> None:
 
 def _keep_partial(run: Any, target: Path) -> str:
     """Write the prediction of the last finished step and say where it is."""
-    finished, total = len(run.records), run.settings.num_inference_steps
+    finished, total = run.step_index, run.num_steps
     if finished == 0:
         return "Interrupted before the first step was finished; nothing was written."
     partial = target.with_name(f"{target.stem}.partial{target.suffix}")

@@ -1,0 +1,93 @@
+"""`colorlab evaluate`: the numbers of a model card."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from colorlab.colorizer import Colorizer, load
+from colorlab.commands.files import check_writable
+from colorlab.commands.problems import BadUsageError, as_bad_usage
+from colorlab.conditioning import Conditioning
+from colorlab.evaluation.autoencoder import evaluate_autoencoder
+from colorlab.evaluation.batches import colorize_all
+from colorlab.evaluation.photographs import evaluate_photographs, load_folder
+from colorlab.evaluation.report import Report
+from colorlab.evaluation.scenes import evaluate_scenes
+from colorlab.settings import Settings
+
+
+def evaluate_model(
+    model: str,
+    *,
+    num_scenes: int | None,
+    images: Path | None,
+    limit: int | None,
+    settings: dict[str, Any],
+    uses_labels: bool,
+    device: str,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Measure a model and print what was found.
+
+    Args:
+        model: name or folder of the model.
+        num_scenes: held-out scenes to measure on; None leaves them out.
+        images: folder of photographs to measure on; None leaves them out.
+        limit: use only the first photographs.
+        settings: values for `colorlab.Settings`; those that are None keep the model's own.
+        uses_labels: give photographs their label as prompt.
+        device: where to compute.
+        as_json: print JSON instead of tables.
+        out: file that receives the JSON as well.
+
+    Raises:
+        BadUsageError: nothing to measure on was named, or the model colors no gray pictures.
+    """
+    if num_scenes is None and images is None:
+        raise BadUsageError("Nothing to measure on; add --scenes N, or --images DIR, or both.")
+    with as_bad_usage():
+        given = {name: value for name, value in settings.items() if value is not None}
+        Settings(**given)
+    if out is not None:
+        check_writable(out.parent)
+    photographs = [] if images is None else load_folder(images, limit=limit)
+    colorizer = load(model, device=device)
+    if "gray" not in colorizer.method.requires:
+        raise BadUsageError(f"{model} does not color gray pictures; evaluate a model that does, such as mini/lcad.")
+    in_force = colorizer.settings.replace(**given)
+
+    def colorize(conditionings: Sequence[Conditioning], label: str) -> Sequence[np.ndarray]:
+        return colorize_all(colorizer.method, conditionings, in_force, label=label)
+
+    reports = []
+    if num_scenes is not None:
+        reports.append(evaluate_scenes(colorize, num_scenes, size_px=colorizer.method.working_px))
+    if photographs:
+        reports.append(evaluate_photographs(colorize, photographs, uses_labels=uses_labels))
+        components = colorizer.method.components
+        if {"vae", "luminance_encoder"} <= set(components):
+            size_px = colorizer.method.working_px
+            reports.append(evaluate_autoencoder(components, [photo.image for photo in photographs], size_px=size_px))
+    text = _to_json(colorizer, in_force, reports)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    print(text if as_json else "\n\n".join([_heading(colorizer, in_force), *(report.to_table() for report in reports)]))
+
+
+def _heading(colorizer: Colorizer, settings: Settings) -> str:
+    """Say what was measured, in one line."""
+    return (
+        f"{colorizer.name}: {settings.num_inference_steps} steps, {settings.solver}, guidance scale "
+        f"{settings.guidance_scale:g}, seeds from {settings.seed}; all intervals 95 %"
+    )
+
+
+def _to_json(colorizer: Colorizer, settings: Settings, reports: Sequence[Report]) -> str:
+    """Put the reports and what is needed to repeat them into one JSON text."""
+    parts = [json.loads(report.to_json()) for report in reports]
+    whole = {"model": colorizer.name, "settings": settings.to_dict(), "reports": parts}
+    return json.dumps(whole, indent=2, ensure_ascii=False)
