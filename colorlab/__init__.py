@@ -1,1 +1,105 @@
-"""colorlab: a notebook laboratory for diffusion colorization."""
+"""colorlab: a notebook laboratory for diffusion colorization.
+
+    import colorlab
+    colorizer = colorlab.load("mini/lcad")
+    run = colorizer.start("photo.jpg", prompt="a red car")
+    run.finish().image
+
+Importing this package does nothing else: each name below is fetched when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from colorlab.colorizer import Colorizer, load
+    from colorlab.conditioning import Conditioning, Manipulation
+    from colorlab.errors import (
+        ColorlabError,
+        ImageError,
+        MissingExtraError,
+        RangeError,
+        ShapeError,
+        StateError,
+        UnknownModelError,
+        WeightsError,
+    )
+    from colorlab.exhibits import Exhibit
+    from colorlab.methods.base import ConditioningWarning
+    from colorlab.registry import models
+    from colorlab.runs.run import Run
+    from colorlab.runs.tree import Tree, compare
+    from colorlab.settings import Settings
+    from colorlab.strokes import Stroke, Strokes
+
+__all__ = [
+    "Colorizer",
+    "ColorlabError",
+    "Conditioning",
+    "ConditioningWarning",
+    "Exhibit",
+    "ImageError",
+    "Manipulation",
+    "MissingExtraError",
+    "RangeError",
+    "Run",
+    "Settings",
+    "ShapeError",
+    "StateError",
+    "Stroke",
+    "Strokes",
+    "Tree",
+    "UnknownModelError",
+    "WeightsError",
+    "__version__",
+    "compare",
+    "load",
+    "models",
+]
+
+__version__ = "0.1.0"
+
+# Where each name lives; modules of the package itself (`colorlab.plotting`) are found without being listed.
+_HOMES = {
+    "Colorizer": "colorizer",
+    "Conditioning": "conditioning",
+    "ConditioningWarning": "methods.base",
+    "Exhibit": "exhibits",
+    "Manipulation": "conditioning",
+    "Run": "runs.run",
+    "Settings": "settings",
+    "Stroke": "strokes",
+    "Strokes": "strokes",
+    "Tree": "runs.tree",
+    "compare": "runs.tree",
+    "load": "colorizer",
+    "models": "registry",
+}
+_MODULES = (
+    "color",
+    "data",
+    "evaluation",
+    "images",
+    "mechanisms",
+    "methods",
+    "networks",
+    "plotting",
+    "sampling",
+    "training",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Fetch a public name, or a module of the package, on its first use."""
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names and modules."""
+    return sorted([*__all__, *_MODULES])

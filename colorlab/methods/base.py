@@ -1,0 +1,263 @@
+"""What a method is: networks, guidance and mechanisms wired into prepare, predict, guide and decode.
+
+A method answers four questions about a picture, in the order of the data flow:
+
+| call | from | to |
+| --- | --- | --- |
+| `prepare` | `Conditioning` | `Prepared`: everything encoded, on the model's device; slow, once |
+| `predict` | latents at a timestep | the noise each *named* guidance pass predicts |
+| `guide` | named predictions | the one the solver gets |
+| `decode` | latents | a picture at the working size |
+
+Latents and predictions cross this border as float32 on the CPU, whatever the networks use: solvers then compute the
+same numbers everywhere, and records keep no model and no device memory alive.
+"""
+
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from colorlab.conditioning import Conditioning
+from colorlab.errors import RangeError
+from colorlab.images import finish_keep_lightness, working_size
+from colorlab.mechanisms.base import Mechanism
+from colorlab.methods.cache import FieldCache, tensor_bytes
+from colorlab.methods.text import EncodedText, encode_text
+from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.settings import Settings
+
+__all__ = ["ConditioningWarning", "Finish", "Method", "Prepared", "gray_image"]
+
+Finish = Literal["keep_lightness", "as_decoded"]
+
+
+class ConditioningWarning(UserWarning):
+    """Something the user gave does not fully reach the model: words beyond its length, a field it does not read."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A Conditioning, encoded for one model: device-bound, never saved, made again when a file is opened.
+
+    Methods add their own fields. Compared by identity.
+
+    Args:
+        latent_shape: (C, h, w) of the latents of one picture.
+        notes: sentences for the user about what does not reach the model.
+    """
+
+    latent_shape: tuple[int, int, int]
+    notes: tuple[str, ...]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return every tensor by name on the CPU; the parts of a field `taps` or `text` are `taps.0`, `text.cond`."""
+        named: dict[str, torch.Tensor] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, torch.Tensor):
+                named[field.name] = value
+            elif isinstance(value, Mapping):
+                named |= {f"{field.name}.{name}": part for name, part in value.items()}
+            elif isinstance(value, tuple):
+                parts = {f"{field.name}.{index}": part for index, part in enumerate(value)}
+                named |= {name: part for name, part in parts.items() if isinstance(part, torch.Tensor)}
+        return {name: tensor.detach().cpu() for name, tensor in named.items()}
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return tensor_bytes([getattr(self, field.name) for field in fields(self)])
+
+
+class Method(ABC):
+    """A loaded model: the networks of one method, and the one lock that serialises their use.
+
+    Args:
+        components: networks, tokenizer and scheduler by the names in `component_names`.
+        working_px: side of a square picture with as many pixels as the networks work on.
+
+    Attributes:
+        lock: held around every use of the networks; reentrant.
+        network_calls: how often each network was called since loading.
+    """
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ("prompt", "negative_prompt")
+    finish: ClassVar[Finish]
+    component_names: ClassVar[tuple[str, ...]]
+    mechanisms: ClassVar[tuple[Mechanism, ...]]
+    default_settings: ClassVar[Settings] = Settings()
+
+    def __init__(self, components: Mapping[str, Any], working_px: int) -> None:
+        missing = sorted(set(self.component_names) - set(components))
+        if missing:
+            raise RangeError(f"{self.name} needs {', '.join(self.component_names)}; {', '.join(missing)} did not come.")
+        self.components = {name: components[name] for name in self.component_names}
+        self.working_px = working_px
+        self.unet: Any = components["unet"]
+        self.vae: Any = components["vae"]
+        self.schedule: NoiseSchedule = components["scheduler"]
+        self.lock = threading.RLock()
+        self.cache = FieldCache()
+        self.network_calls: Counter[str] = Counter()
+        for network in self.networks.values():
+            network.eval().requires_grad_(False)
+
+    # What each method writes itself.
+
+    @abstractmethod
+    def prepare(self, conditioning: Conditioning, settings: Settings) -> Prepared:
+        """Encode everything that does not change from step to step; what was encoded before is not encoded again."""
+
+    @abstractmethod
+    def guidance_passes(self, settings: Settings) -> tuple[str, ...]:
+        """Return the names of the network calls of a step, in batch order."""
+
+    @abstractmethod
+    def predict(
+        self, prepared: Any, latents: torch.Tensor, timestep: int | float, settings: Settings
+    ) -> dict[str, torch.Tensor]:
+        """Predict the noise in (B, C, h, w) latents at one timestep, once for each guidance pass."""
+
+    @abstractmethod
+    def guide(self, predictions: Mapping[str, torch.Tensor], settings: Settings) -> torch.Tensor:
+        """Combine the named predictions into one."""
+
+    @abstractmethod
+    def decode(self, latents: torch.Tensor, prepared: Any, settings: Settings) -> torch.Tensor:
+        """Decode (B, C, h, w) latents to (B, 3, 8h, 8w) float32 on the CPU, sRGB in [0, 1]."""
+
+    # What all methods share.
+
+    @property
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """The components that are networks, by name."""
+        return {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoising network lies."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the denoising network."""
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels along one side of a latent cell."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def mechanism(self, name: str) -> Mechanism:
+        """Return a mechanism of this method by name.
+
+        Raises:
+            RangeError: there is none of this name.
+        """
+        for mechanism in self.mechanisms:
+            if mechanism.name == name:
+                return mechanism
+        names = ", ".join(mechanism.name for mechanism in self.mechanisms)
+        raise RangeError(f"{self.name} has no mechanism {name!r}; it has {names}.")
+
+    def check(self, conditioning: Conditioning, settings: Settings) -> tuple[str, ...]:
+        """Check that this method can do what is asked.
+
+        Returns:
+            Notes on given fields that this method does not read.
+
+        Raises:
+            RangeError: a required field is missing, or a mechanism or parameter in `settings` does not exist.
+        """
+        given = [field.name for field in fields(conditioning) if _is_given(getattr(conditioning, field.name))]
+        for name in self.requires:
+            if name not in given:
+                raise RangeError(f"{self.name} needs {name}, but the conditioning has none; pass {name}=...")
+        if settings.strength != 1.0:
+            raise RangeError(
+                f"strength is {settings.strength:g}, but {self.name} starts from noise alone and keeps nothing; use 1."
+            )
+        for name in settings.mechanisms:
+            self.mechanism(name).in_force(settings)
+        return tuple(
+            f"{self.name} does not read {name}; it is ignored."
+            for name in given
+            if name not in (*self.reads, *self.requires)
+        )
+
+    def warn(self, notes: tuple[str, ...]) -> None:
+        """Pass notes on to the user as `ConditioningWarning`s."""
+        for note in notes:
+            warnings.warn(note, ConditioningWarning, stacklevel=4)
+
+    def working_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        """Return the (height, width) at which the networks work on a picture; None asks for a square one."""
+        multiple_px = self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        height, width = size or (self.working_px, self.working_px)
+        return working_size(height, width, self.working_px, multiple_px)
+
+    def encode_prompt(self, text: str, *, name: str = "prompt") -> EncodedText:
+        """Encode a text once; `name` is what notes call it."""
+
+        def encode() -> EncodedText:
+            self.network_calls["text_encoder"] += 1
+            return encode_text(text, self.components["tokenizer"], self.components["text_encoder"], name=name)
+
+        return self.cache.get("text", (name, text), encode)
+
+    def predict_passes(
+        self, sample: torch.Tensor, timestep: int | float, tokens: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Call the denoising network once for all guidance passes.
+
+        The batch is the passes in the order of `tokens`, each with all samples. Its make-up is a function of the
+        settings, so that a replay of the same call gives the same bits.
+
+        Args:
+            sample: (B, C, h, w), what the network sees beside the tokens, the same in every pass.
+            timestep: training timestep of the latents.
+            tokens: encoder hidden states (1 or B, N, D) by guidance pass.
+
+        Returns:
+            The raw output (B, 4, h, w) of each pass, float32 on the CPU.
+        """
+        batch = sample.to(self.device, self.dtype).repeat(len(tokens), 1, 1, 1)
+        hidden = torch.cat([part.expand(sample.shape[0], -1, -1) for part in tokens.values()])
+        self.network_calls["unet"] += 1
+        output = self.unet(batch, torch.tensor(timestep, device=self.device), encoder_hidden_states=hidden).sample
+        return dict(zip(tokens, output.float().cpu().chunk(len(tokens)), strict=True))
+
+    def finish_image(self, decoded: torch.Tensor, conditioning: Conditioning, settings: Settings) -> torch.Tensor:
+        """Turn a decoded picture (1, 3, h, w) into the final one.
+
+        With `keep_lightness` it has the size and the lightness of the input; otherwise, and `as_published`, it is left
+        as it was decoded.
+        """
+        if self.finish == "as_decoded" or settings.as_published or conditioning.gray is None:
+            return decoded
+        return finish_keep_lightness(decoded, gray_image(conditioning))
+
+
+def gray_image(conditioning: Conditioning) -> torch.Tensor:
+    """Return the gray picture of a conditioning as (1, 1, H, W) float32, sRGB gray in [0, 1].
+
+    Raises:
+        RangeError: it has none.
+    """
+    if conditioning.gray is None:
+        raise RangeError("The conditioning has no gray picture; pass gray=...")
+    # A copy: the array is read-only, which tensors do not know.
+    return torch.tensor(conditioning.gray)[None, None]
+
+
+def _is_given(value: Any) -> bool:
+    """Return whether a field of a conditioning holds something: a picture, words, at least one stroke."""
+    return value is not None and len(value) > 0

@@ -1,0 +1,60 @@
+"""Words to the tokens that cross-attention receives, and a sentence for every word that does not arrive."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+__all__ = ["EncodedText", "encode_text"]
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """An encoded prompt.
+
+    Args:
+        tokens: (1, N, D), the text encoder's last hidden state, padded to the tokenizer's length N.
+        notes: sentences for the user: what was cut off, which words the vocabulary does not have.
+    """
+
+    tokens: torch.Tensor
+    notes: tuple[str, ...] = ()
+
+
+def encode_text(text: str, tokenizer: Any, text_encoder: torch.nn.Module, *, name: str = "prompt") -> EncodedText:
+    """Encode a prompt as Stable Diffusion does: last hidden state with the final norm, padded to full length.
+
+    Args:
+        text: any length; "" is the empty prompt.
+        tokenizer: a CLIP tokenizer.
+        text_encoder: a CLIP text model; the tokens have its device and dtype.
+        name: what the notes call the text.
+
+    Returns:
+        The tokens, and notes on what did not fit or is unknown.
+
+    Source: CompVis/latent-diffusion `FrozenCLIPEmbedder`; L-CAD 2305.15217 uses it unchanged.
+    """
+    config: Any = text_encoder.config
+    max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    encoded = tokenizer(text, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
+    device = next(text_encoder.parameters()).device
+    tokens = text_encoder(encoded.input_ids.to(device)).last_hidden_state
+    return EncodedText(tokens, _notes(text, tokenizer, max_length, name))
+
+
+def _notes(text: str, tokenizer: Any, max_length: int, name: str) -> tuple[str, ...]:
+    """Say what of the text does not reach the model."""
+    notes = []
+    pieces = tokenizer.tokenize(text)
+    # Two places belong to the start and the end token.
+    room = max_length - 2
+    if len(pieces) > room:
+        lost = tokenizer.convert_tokens_to_string(pieces[room:]).strip()
+        notes.append(
+            f"The {name} has {len(pieces)} tokens and this model reads {room}: "
+            f"everything from {lost[:40]!r} on is ignored; shorten it."
+        )
+    if tokenizer.unk_token in pieces:
+        notes.append(f"The {name} has {pieces.count(tokenizer.unk_token)} tokens that this model's vocabulary lacks.")
+    return tuple(notes)

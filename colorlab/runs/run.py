@@ -1,0 +1,379 @@
+"""Run: one path of states for one picture, which can be stepped, watched, rewound and branched."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Unpack
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from colorlab.conditioning import Conditioning
+from colorlab.errors import RangeError, StateError
+from colorlab.exhibits import Exhibit
+from colorlab.images import to_uint8
+from colorlab.mechanisms.base import Call, MechanismInForce, Phase
+from colorlab.methods.base import Method
+from colorlab.runs.cost import Cost, CostMeter
+from colorlab.runs.pictures import PictureShelf
+from colorlab.runs.segments import Edit, Segment, check_continues, initial_state, make_segment, take_step, timesteps_of
+from colorlab.runs.shortcuts import Shortcuts, apply_shortcuts
+from colorlab.runs.tree import Tree
+from colorlab.sampling.records import StepRecord
+from colorlab.sampling.state import State
+from colorlab.settings import Settings
+
+__all__ = ["Run"]
+
+
+class Run:
+    """One path of states for one picture.
+
+    `for state in run` takes one step at a time and may be left at any moment; it goes on where the run stands. What has
+    been computed never changes: `branch` makes another run that shares its beginning. Use `Run.start`, or
+    `Colorizer.start`, to make the first one. Safe to use from several threads; runs of one model take turns by steps.
+
+    Args:
+        method: the loaded model.
+        segments: what is in force from which step; the first starts at 0, `first_step` rises.
+        initial: state 0.
+        edges: records and states of the steps already taken.
+        tree: where the run lives.
+        sample_index: which sample of the seed.
+        meter: the cost so far.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        segments: Sequence[Segment],
+        initial: State,
+        *,
+        edges: Sequence[tuple[StepRecord, State]] = (),
+        tree: Tree,
+        sample_index: int = 0,
+        meter: CostMeter | None = None,
+    ) -> None:
+        self.method = method
+        self.segments = tuple(segments)
+        self.sample_index = sample_index
+        self.tree = tree
+        self.timesteps = timesteps_of(method, self.segments[-1].settings)
+        self._initial = initial
+        # Record and state are one entry, so that an interrupt can not leave one without the other.
+        self._edges = list(edges)
+        self._num_shared = len(self._edges)
+        self._pictures = PictureShelf()
+        self._meter = meter or CostMeter(method)
+        self._lock = threading.RLock()
+
+    @classmethod
+    def start(
+        cls,
+        method: Method,
+        conditioning: Conditioning,
+        settings: Settings,
+        *,
+        sample_index: int = 0,
+        tree: Tree | None = None,
+        name: str | None = None,
+    ) -> "Run":
+        """Encode the conditioning and return a run at step 0; nothing is sampled yet."""
+        meter = CostMeter(method)
+        segment = make_segment(method, 0, conditioning, settings, meter=meter)
+        tree = Tree() if tree is None else tree
+        initial = initial_state(method, segment, sample_index=sample_index)
+        run = cls(method, [segment], initial, tree=tree, sample_index=sample_index, meter=meter)
+        tree.add(run, name=name)
+        return run
+
+    # Where the run stands.
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """States 0 to the present one."""
+        return (self._initial, *(state for _, state in tuple(self._edges)))
+
+    @property
+    def records(self) -> tuple[StepRecord, ...]:
+        """Records of the steps taken; number k lies between states k and k + 1."""
+        return tuple(record for record, _ in tuple(self._edges))
+
+    @property
+    def state(self) -> State:
+        """The present state."""
+        return self._edges[-1][1] if self._edges else self._initial
+
+    @property
+    def step_index(self) -> int:
+        """Number of steps taken, which is the index of the next one."""
+        return len(self._edges)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps of the whole run."""
+        return len(self.timesteps)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are taken."""
+        return self.step_index >= self.num_steps
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """What the user gave, as it is in force at the end."""
+        return self.segments[-1].conditioning
+
+    @property
+    def settings(self) -> Settings:
+        """How to sample, as it is in force at the end."""
+        return self.segments[-1].settings
+
+    def segment_at(self, step: int) -> Segment:
+        """Return what is in force at a step; the number of steps means the decoding of the picture."""
+        return next(segment for segment in reversed(self.segments) if segment.first_step <= step)
+
+    @property
+    def name(self) -> str:
+        """Name in the tree; a run that was pruned has none."""
+        return self.tree.name_of(self) if self in self.tree else "(pruned)"
+
+    @property
+    def progress(self) -> str:
+        """Say how far the run is."""
+        return f"step {self.step_index} of {self.num_steps}"
+
+    @property
+    def subject(self) -> str:
+        """Say what makes this run different from others at a glance."""
+        return f"{self.conditioning.prompt!r}, seed {self.settings.seed}"
+
+    def __repr__(self) -> str:
+        return f"Run {self.name!r}: {self.method.name}, {self.progress}, {self.subject}"
+
+    # Going on and back.
+
+    def step(self) -> State:
+        """Take one step and return the new state.
+
+        Raises:
+            StateError: all steps are taken.
+        """
+        state = self._advance()
+        if state is None:
+            raise StateError(
+                f"All {self.num_steps} steps are taken; rewind(step) or branch(step=...) to go on earlier."
+            )
+        return state
+
+    def __iter__(self) -> Iterator[State]:
+        while (state := self._advance()) is not None:
+            yield state
+
+    def finish(self, *, progress: bool = True) -> "Run":
+        """Take the remaining steps and return the run.
+
+        An interrupt (Ctrl-C) is passed on; the steps taken until then stay, and the run can be finished later.
+
+        Args:
+            progress: whether to show a bar.
+        """
+        remaining = self.num_steps - self.step_index
+        with tqdm(total=remaining, desc=self.name, unit="step", disable=not progress or not remaining) as bar:
+            for _ in self:
+                bar.update()
+        return self
+
+    def rewind(self, step: int) -> "Run":
+        """Forget every step after state `step` and return the run; taken again, they give the same bits.
+
+        Branches keep what they share with the forgotten part.
+
+        Raises:
+            RangeError: there is no such state.
+        """
+        with self._lock:
+            self._check_state(step)
+            del self._edges[step:]
+            self._num_shared = min(self._num_shared, step)
+            self._pictures.forget_from(step)
+            return self
+
+    def branch(
+        self,
+        step: int | None = None,
+        *,
+        conditioning: Conditioning | None = None,
+        settings: Settings | None = None,
+        edits: Sequence[Edit] | None = None,
+        name: str | None = None,
+        **shortcuts: Unpack[Shortcuts],
+    ) -> "Run":
+        """Make a run that shares this one up to a state and goes on from there in another way.
+
+        Args:
+            step: state to go on from; the present one by default. The number of steps changes the decoding alone.
+            conditioning: what to color from then on; as here by default.
+            settings: how to sample from then on; as here by default.
+            edits: interventions from then on; as here by default, () for none.
+            name: in the tree.
+            shortcuts: single fields of conditioning and settings, for instance `prompt="a red car"`.
+
+        Returns:
+            A new run of the same tree that stands at `step`; nothing is sampled yet.
+
+        Raises:
+            RangeError: there is no such state yet, or the change can not be made in the middle of a run.
+        """
+        with self._lock:
+            step = self.step_index if step is None else step
+            self._check_state(step)
+            old, edges = self.segment_at(step), self._edges[:step]
+        conditioning, settings = apply_shortcuts(
+            old.conditioning if conditioning is None else conditioning,
+            old.settings if settings is None else settings,
+            **shortcuts,
+        )
+        kept_edits = old.edits if edits is None else tuple(edits)
+        meter = CostMeter(self.method)
+        new = make_segment(self.method, step, conditioning, settings, edits=kept_edits, meter=meter)
+        initial = self._initial
+        if step > 0:
+            check_continues(self.method, step, old, new)
+        elif not (fresh := initial_state(self.method, new, sample_index=self.sample_index)).equals(initial):
+            initial = fresh
+        segments = [*(segment for segment in self.segments if segment.first_step < step), new]
+        run = Run(
+            self.method, segments, initial, edges=edges, tree=self.tree, sample_index=self.sample_index, meter=meter
+        )
+        self.tree.add(run, parent=self, step_index=step, name=name)
+        return run
+
+    # Looking.
+
+    @property
+    def image(self) -> np.ndarray:
+        """The finished picture, (H, W, 3) uint8, read-only; steps that are missing are taken first."""
+        if not self.is_finished:
+            self.finish()
+        return self._picture(self.num_steps)
+
+    def preview(self, step: int | None = None) -> np.ndarray:
+        """Show the clean picture that the model had in mind at a step.
+
+        Args:
+            step: a step that was taken; the last one by default. The number of steps means the finished picture.
+
+        Returns:
+            (H, W, 3) uint8, read-only: the predicted clean latents, decoded and finished like the picture itself.
+
+        Raises:
+            StateError: the step was not taken yet.
+        """
+        if step is None:
+            step = self.step_index if self.is_finished else self.step_index - 1
+        if step == self.num_steps and self.is_finished:
+            return self._picture(step)
+        self._check_record(step)
+        return self._picture(step)
+
+    def explain(self, step: int | None = None) -> dict[str, Exhibit]:
+        """Let every mechanism show what it did.
+
+        Args:
+            step: a step that was taken; None for what happens once, before and after the steps (prepare and decode).
+
+        Returns:
+            The exhibits, named "mechanism.exhibit".
+
+        Raises:
+            StateError: the step was not taken yet.
+        """
+        self._check_record(self.step_index - 1 if step is None else step)
+        phases: tuple[Phase, ...] = ("prepare", "decode") if step is None else ("predict", "guide")
+        call = self._call(step)
+        with self.method.lock, torch.no_grad():
+            return {
+                f"{mechanism.name}.{name}": exhibit
+                for mechanism in self.method.mechanisms
+                if mechanism.phase in phases
+                for name, exhibit in mechanism.explain(call).items()
+            }
+
+    @property
+    def mechanisms(self) -> dict[str, MechanismInForce]:
+        """Every mechanism of the method by name, with its parameters in force."""
+        return {mechanism.name: mechanism.state(self.settings) for mechanism in self.method.mechanisms}
+
+    @property
+    def cost(self) -> Cost:
+        """Network calls, seconds and bytes by phase; a branch counts what is its own."""
+        own = tuple(self._edges)[self._num_shared :]
+        latents = [tensor for record, state in own for tensor in (state.latents, *state.history)]
+        predict = sum(tensor.numel() * tensor.element_size() for tensor in latents)
+        predict += sum(record.num_bytes for record, _ in own)
+        prepare = self.segments[-1].prepared.num_bytes
+        return self._meter.cost({"prepare": prepare, "predict": predict, "decode": self._pictures.num_bytes})
+
+    # Inside.
+
+    def _advance(self) -> State | None:
+        """Take one step and return the new state; None if there is none left to take."""
+        with self._lock:
+            if self.is_finished:
+                return None
+            state, segment = self.state, self.segment_at(self.step_index)
+            if self.step_index and segment.settings.solver != self.segment_at(self.step_index - 1).settings.solver:
+                # What one solver remembers means nothing to another.
+                state = state.without_history()
+            with self._meter.measure("predict"):
+                edge = take_step(self.method, segment, state, timesteps=self.timesteps, sample_index=self.sample_index)
+            self._edges.append(edge)
+            return edge[1]
+
+    def _picture(self, step: int) -> np.ndarray:
+        """Decode and finish the clean prediction of a step, or the last state, once."""
+        with self._lock:
+            return self._pictures.get(step, lambda: self._decode(step))
+
+    def _decode(self, step: int) -> np.ndarray:
+        """Compute what `_picture` keeps."""
+        segment = self.segment_at(step)
+        with self._meter.measure("decode"), torch.no_grad():
+            decoded = self.method.decode(self._clean_latents(step), segment.prepared, segment.settings)
+            return to_uint8(self.method.finish_image(decoded, segment.conditioning, segment.settings))
+
+    def _clean_latents(self, step: int) -> torch.Tensor:
+        """Return the clean latents predicted at a step; at the end the last state's."""
+        return self.state.latents if step == self.num_steps else self._edges[step][0].pred_original_sample
+
+    def _call(self, step: int | None) -> Call:
+        """Put together what a mechanism needs to explain itself."""
+        provenance = {"run": self.name, "method": self.method.name, "step": step}
+        if step is None:
+            last = self.num_steps if self.is_finished else self.step_index - 1
+            segment = self.segment_at(last)
+            return Call(
+                segment.settings,
+                segment.prepared.tensors(),
+                provenance,
+                self._clean_latents(last),
+                decode=lambda latents, settings: self.method.decode(latents, segment.prepared, settings),
+            )
+        segment = self.segment_at(step)
+        return Call(
+            segment.settings, segment.prepared.tensors(), provenance, self.states[step].latents, self._edges[step][0]
+        )
+
+    def _check_state(self, step: int) -> None:
+        """Raise unless state `step` exists."""
+        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= self.step_index:
+            raise RangeError(f"step is {step!r}, but this run has states 0 to {self.step_index} of {self.num_steps}.")
+
+    def _check_record(self, step: int) -> None:
+        """Raise unless the step was taken."""
+        if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < self.step_index:
+            taken = f"steps 0 to {self.step_index - 1}" if self.step_index else "no step"
+            raise StateError(
+                f"step is {step!r}, but this run has taken {taken} of {self.num_steps}; step() or finish() it."
+            )
