@@ -231,7 +231,9 @@ def extend_conv_in(unet: UNet2DConditionModel, extra_channels: int) -> UNet2DCon
     """
     if extra_channels < 1:
         raise RangeError(f"extra_channels is {extra_channels}, expected at least 1.")
-    config = {**unet.config, "in_channels": unet.config.in_channels + extra_channels}
+    # The private entries remember which values were defaults, and would put the old number of channels back.
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    config["in_channels"] += extra_channels
     with torch.device("meta"):  # nothing is drawn from the global random generator, no memory is filled twice
         extended = UNet2DConditionModel.from_config(config)
     weights = {name: value.detach().clone() for name, value in unet.state_dict().items()}
