@@ -1,22 +1,19 @@
 """Conditioning: everything the user gives for one picture, as a frozen value that travels as JSON."""
 
-import base64
 import hashlib
-import io
 import itertools
 import json
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from colorlab.errors import ImageError, RangeError, ShapeError
-from colorlab.images import MAX_PIXELS, load_gray, load_image
+from colorlab.errors import RangeError, ShapeError
+from colorlab.images import load_gray, load_image
+from colorlab.picture_codec import decode_picture, encode_picture
 from colorlab.strokes import Strokes
 
 __all__ = ["Conditioning", "Manipulation"]
@@ -198,14 +195,14 @@ class Conditioning:
         values: dict[str, Any] = {}
         for name in ("gray", "base_image", "exemplar", "sketch"):
             if getattr(self, name) is not None:
-                values[name] = _encode_picture(getattr(self, name))
+                values[name] = encode_picture(getattr(self, name))
         for name in ("prompt", "negative_prompt"):
             if getattr(self, name):
                 values[name] = getattr(self, name)
         if self.strokes:
             values["strokes"] = self.strokes.to_list()
         if self.masks:
-            values["masks"] = {name: _encode_picture(mask) for name, mask in self.masks.items()}
+            values["masks"] = {name: encode_picture(mask) for name, mask in self.masks.items()}
         if self.manipulations:
             values["manipulations"] = [manipulation.to_dict() for manipulation in self.manipulations]
         return json.dumps(values)
@@ -227,13 +224,13 @@ class Conditioning:
         values = _check_names(values)
         for name in ("gray", "base_image", "exemplar", "sketch"):
             if values.get(name) is not None:
-                values[name] = _decode_picture(values[name], name)
+                values[name] = decode_picture(values[name], name)
         if "strokes" in values:
             values["strokes"] = Strokes.from_list(values["strokes"])
         masks = values.get("masks", {})
         if not isinstance(masks, Mapping):
             raise RangeError(f"masks are a JSON {type(masks).__name__}, but an object from name to mask is expected.")
-        values["masks"] = {name: _decode_picture(mask, f"the mask {name!r}") for name, mask in masks.items()}
+        values["masks"] = {name: decode_picture(mask, f"the mask {name!r}") for name, mask in masks.items()}
         values["manipulations"] = tuple(_manipulation(item) for item in values.get("manipulations", ()))
         return cls(**values)
 
@@ -351,45 +348,3 @@ def _hash_value(value: Any) -> str:
     else:
         digest.update(repr(value).encode())
     return digest.hexdigest()
-
-
-def _encode_picture(picture: np.ndarray) -> dict[str, Any]:
-    """Write a picture without loss: as PNG where 8 bits hold it exactly, else as compressed float32."""
-    if picture.dtype == bool:
-        return {"encoding": "png-1bit", "data": _encode_png(Image.fromarray(picture))}
-    levels = np.round(picture * 255.0).astype(np.uint8)
-    if np.array_equal(levels.astype(np.float32) / np.float32(255), picture):
-        return {"encoding": "png", "data": _encode_png(Image.fromarray(levels))}
-    data = zlib.compress(picture.astype("<f4").tobytes(), level=6)
-    return {"encoding": "float32-zlib", "shape": list(picture.shape), "data": base64.b64encode(data).decode()}
-
-
-def _encode_png(image: Image.Image) -> str:
-    """Encode a PIL image as base64 of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _decode_picture(stored: Any, name: str) -> np.ndarray:
-    """Read what `_encode_picture` wrote."""
-    try:
-        data = base64.b64decode(stored["data"], validate=True)
-        encoding = stored["encoding"]
-        if encoding in ("png", "png-1bit"):
-            picture = np.asarray(Image.open(io.BytesIO(data), formats=["PNG"]))
-            return picture
-        if encoding != "float32-zlib":
-            raise ImageError(f"{name} is stored as {encoding!r}, which this version of colorlab does not know.")
-        shape = tuple(int(size) for size in stored["shape"])
-        # The stored size bounds what is unpacked: a few bytes may otherwise claim the whole memory.
-        num_bytes = 4 * math.prod(shape)
-        if not 0 < num_bytes <= 4 * 3 * MAX_PIXELS:
-            raise ImageError(f"{name} claims the shape {shape}, but at most {MAX_PIXELS:,} pixels are taken.")
-        return np.frombuffer(zlib.decompressobj().decompress(data, num_bytes), dtype="<f4").reshape(shape)
-    except ImageError:
-        raise
-    except (KeyError, TypeError, ValueError, OSError, SyntaxError, zlib.error) as error:
-        raise ImageError(
-            f"{name} in the JSON is damaged ({error}); write it again with Conditioning.to_json."
-        ) from error
