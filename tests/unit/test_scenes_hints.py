@@ -1,13 +1,16 @@
 """Sketches, exemplars, strokes and clips of the procedural world."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 from colorlab.color import nearest_color_name, rgb_to_lab
 from colorlab.strokes import Strokes
-from colorlab.training import scenes
+from colorlab.training import scene_sheet, scenes
 from colorlab.training.scenes import exemplar_scene, make_scene, moving_clip, simulated_strokes, sketch
 
 SEED = scenes.TEST_SEEDS.start + 2000
@@ -107,3 +110,22 @@ def test_clip_moves_smoothly_before_a_still_backdrop() -> None:
 def test_a_clip_of_one_frame_is_the_scene() -> None:
     (only,) = moving_clip(SEED, 1)
     assert np.array_equal(only.image, make_scene(SEED).image)
+
+
+def test_the_contact_sheet_is_written_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "sheet.png"
+    monkeypatch.setattr("sys.argv", ["scene_sheet", str(target)])
+    scene_sheet.main()
+    with Image.open(target) as picture:
+        sheet = np.asarray(picture)
+    assert sheet.shape[1:] == (828, 3)
+    # The very first tile is the scene of seed 0, unchanged.
+    first = make_scene(0).image
+    rows = [row for row in range(60) if np.array_equal(sheet[row : row + 128, 6:134], first)]
+    assert len(rows) == 1
+
+
+def test_the_contact_sheet_asks_for_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["scene_sheet"])
+    with pytest.raises(SystemExit, match=r"docs/scenes\.png"):
+        scene_sheet.main()
