@@ -65,7 +65,7 @@ def evaluate_model(
 
     reports = []
     if num_scenes is not None:
-        reports.append(evaluate_scenes(colorize, num_scenes, size_px=colorizer.method.working_px))
+        reports.append(evaluate_scenes(colorize, num_scenes))
     if photographs:
         reports.append(evaluate_photographs(colorize, photographs, uses_labels=uses_labels))
         components = colorizer.method.components

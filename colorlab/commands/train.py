@@ -6,7 +6,7 @@ from colorlab.commands.files import check_writable
 from colorlab.commands.problems import BadUsageError
 
 
-def run_recipe(name: str, data: Path, out: Path, *, device: str, resume: bool, steps: int | None) -> None:
+def train_member(name: str, data: Path, out: Path, *, device: str, resume: bool, steps: int | None) -> None:
     """Train one network.
 
     Args:
@@ -20,11 +20,11 @@ def run_recipe(name: str, data: Path, out: Path, *, device: str, resume: bool, s
     Raises:
         BadUsageError: there is no such recipe or no such folder.
     """
-    from colorlab.training import RECIPES
+    from colorlab.training import recipes
 
-    if name not in RECIPES:
-        raise BadUsageError(f'There is no recipe "{name}"; expected one of {", ".join(RECIPES)}.')
+    if name not in recipes.PLANS:
+        raise BadUsageError(f'There is no recipe "{name}"; expected one of {", ".join(recipes.PLANS)}.')
     if not data.is_dir():
         raise BadUsageError(f"{data} is no folder; name the folder of photographs with --data.")
     check_writable(out)
-    RECIPES[name](data=data, out=out, device=device, resume=resume, steps=steps)
+    recipes.run_recipe(name, data=data, out=out, device=device, resume=resume, steps=steps)

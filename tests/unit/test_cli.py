@@ -1,0 +1,374 @@
+"""The command line: exit codes, one sentence on stderr, and nothing half-done on the disk."""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_colorizer, tiny_picture
+
+from colorlab import cli
+from colorlab.color import gray_to_lightness, rgb_to_lab
+from colorlab.commands import files
+from colorlab.commands.devices import check_device
+from colorlab.commands.files import check_writable, plan_outputs, save_picture
+from colorlab.commands.lab import find_notebooks
+from colorlab.commands.problems import BadUsageError
+from colorlab.errors import ColorlabError
+from colorlab.images import load_gray, load_image
+from colorlab.methods.lcad import Lcad
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a tiny model."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_colorizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def gray(tmp_path: Path) -> Path:
+    """A gray picture file."""
+    path = tmp_path / "gray.png"
+    Image.fromarray(tiny_picture()).save(path)
+    return path
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """What stands on stderr: exactly one line, from colorlab, without a traceback."""
+    error = capsys.readouterr().err
+    assert error.startswith("colorlab: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    return error
+
+
+def colorize(*words: object) -> int:
+    """Run `colorlab colorize`."""
+    return cli.main(["colorize", *map(str, words)])
+
+
+def test_colorize_keeps_size_and_lightness(model: str, gray: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    assert colorize(gray, "-o", out, "--model", model, "--prompt", "a red car", "--seed", 3) == 0
+    result = load_image(out)
+    assert result.shape[-2:] == tiny_picture().shape
+    expected = tiny_colorizer().start(gray, prompt="a red car", seed=3).finish(progress=False).image
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), expected)
+
+
+def test_options_reach_the_run(model: str, gray: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    options = ["--steps", 2, "--guidance-scale", 2.5, "--solver", "euler", "--negative-prompt", "gray"]
+    assert colorize(gray, "-o", out, "-m", model, *options) == 0
+    run = tiny_colorizer().start(
+        gray, num_inference_steps=2, guidance_scale=2.5, solver="euler", negative_prompt="gray"
+    )
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), run.finish(progress=False).image)
+
+
+def test_several_pictures_go_into_a_folder(model: str, gray: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / "gray.jpg"
+    Image.fromarray(tiny_picture(32, 32)).save(twin)
+    out = tmp_path / "new" / "folder"
+    assert colorize(gray, twin, "-o", out, "-m", model, "--steps", 1) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["gray-1.png", "gray-2.png"]
+
+
+def test_one_bad_picture_does_not_stop_the_others(
+    model: str, gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(gray.read_bytes()[:50])
+    assert colorize(bad, gray, "-o", tmp_path / "out", "-m", model, "--steps", 1) == 1
+    captured = capsys.readouterr()
+    assert captured.out.strip() == str(tmp_path / "out" / "gray.png")
+    assert "bad.png" in captured.err
+    assert "1 of 2 pictures failed" in captured.err
+
+
+@pytest.mark.parametrize("name", ["missing.png", "text.png", "folder.png"])
+def test_pictures_that_cannot_be_read(
+    name: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "folder.png").mkdir()
+    assert colorize(tmp_path / name, "-o", tmp_path / "out.png", "-m", model) == 1
+    assert name in error_of(capsys)
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--model", "mini/nothing"], 2, "mini/nothing"),
+        (["--steps", "0"], 2, "--steps"),
+        (["--steps", "many"], 2, "--steps"),
+        (["--solver", "heun"], 2, "solver is 'heun'"),
+        (["--guidance-scale", "0.5"], 2, "guidance_scale is 0.5"),
+        (["--guidance-scale", "nan"], 2, "guidance_scale is nan"),
+        (["--seed", "-1"], 2, "seed is -1"),
+        (["--device", "abacus"], 2, '"abacus" is no device'),
+        (["--colour"], 2, "--colour"),
+    ],
+)
+def test_bad_usage(
+    words: list[str], code: int, message: str, gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert colorize(gray, "-o", tmp_path / "out.png", *words) == code
+    assert message in error_of(capsys)
+
+
+@pytest.mark.parametrize("words", [["colorize"], ["colourise"], ["train"], ["evaluate", "mini/lcad"]])
+def test_bad_commands(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 2
+    error_of(capsys)
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert "doctor" in capsys.readouterr().out
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip()[0].isdigit()
+    assert cli.main([]) == 2
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_corrupt_and_missing_weights(
+    model: str, gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    weights = next(broken.rglob("unet/*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert colorize(gray, "-o", tmp_path / "out.png", "-m", broken) == 1
+    assert "unet" in error_of(capsys)
+    weights.unlink()
+    assert colorize(gray, "-o", tmp_path / "out.png", "-m", broken) == 1
+    assert "unet" in error_of(capsys)
+
+
+def test_a_long_prompt_is_colorized_and_said_to_be_cut(
+    model: str, gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert colorize(gray, "-o", tmp_path / "out.png", "-m", model, "--steps", 1, "-p", "red car " * 250) == 0
+    assert "tokens" in error_of(capsys)
+
+
+@pytest.mark.parametrize("finished", [0, 2])
+def test_ctrl_c_keeps_the_last_prediction(
+    finished: int, model: str, gray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    predict, calls = Lcad.predict, iter(range(100))
+
+    def interrupted(*given: Any) -> object:
+        if next(calls) == finished:
+            signal.raise_signal(signal.SIGINT)
+        return predict(*given)
+
+    monkeypatch.setattr(Lcad, "predict", interrupted)
+    assert colorize(gray, "-o", tmp_path / "out.png", "-m", model) == 1
+    message = error_of(capsys)
+    assert not (tmp_path / "out.png").exists()
+    partial = tmp_path / "out.partial.png"
+    if finished == 0:
+        assert "nothing was written" in message
+        assert not partial.exists()
+        return
+    assert f"after 2 of 4 steps; the prediction of the last finished step is in {partial}" in message
+    monkeypatch.undo()
+    run = tiny_colorizer().start(gray)
+    for _ in range(finished):
+        run.step()
+    np.testing.assert_array_equal(np.asarray(Image.open(partial)), run.preview(finished - 1))
+
+
+def test_a_folder_that_cannot_be_written(
+    model: str, gray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Root may write anywhere, so the refusal of a read-only folder is played.
+    def refuse(**_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    assert colorize(gray, "-o", tmp_path / "out.png", "-m", model) == 1
+    message = error_of(capsys)
+    assert str(tmp_path) in message
+    assert "read-only file system" in message
+
+
+def test_a_file_in_the_way_of_the_folder(gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").write_text("a file")
+    assert colorize(gray, "-o", tmp_path / "taken" / "deeper" / "out.png") == 1
+    assert "Nothing can be written" in error_of(capsys)
+
+
+def test_unexpected_errors_are_one_sentence_unless_debugging(
+    model: str, gray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("two\nlines")
+
+    monkeypatch.setattr(Lcad, "predict", fail)
+    words = [gray, "-o", tmp_path / "out.png", "-m", model]
+    assert colorize(*words) == 1
+    assert "ZeroDivisionError: two lines (--debug shows where)." in error_of(capsys)
+    assert colorize(*words, "--debug") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_output_names(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    assert plan_outputs([a], tmp_path / "x.JPG") == [tmp_path / "x.JPG"]
+    assert plan_outputs([a], tmp_path) == [tmp_path / "a.png"]
+    assert plan_outputs([a, b], tmp_path / "new") == [tmp_path / "new" / "a.png", tmp_path / "new" / "b.png"]
+    for inputs, out in [([a, b], tmp_path / "x.png"), ([a], a), ([a], tmp_path / "x.gif")]:
+        with pytest.raises(BadUsageError):
+            plan_outputs(inputs, out)
+    own = tmp_path / "c.png"
+    with pytest.raises(BadUsageError, match="input and output at once"):
+        plan_outputs([own], tmp_path)
+
+
+def test_saving_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "picture.png"
+    path.write_text("what was before")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", fail)
+        with pytest.raises(ColorlabError, match="no space left"):
+            save_picture(np.zeros((4, 4, 3), np.uint8), path)
+    assert path.read_text() == "what was before"
+    assert list(tmp_path.iterdir()) == [path]
+    save_picture(np.full((4, 4, 3), 7, np.uint8), path)
+    assert np.asarray(Image.open(path)).max() == 7
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_every_format_can_be_written(tmp_path: Path) -> None:
+    picture = np.full((16, 16, 3), (200, 40, 40), np.uint8)
+    for suffix in files.SUFFIXES:
+        save_picture(picture, tmp_path / f"x{suffix}")
+        assert np.abs(np.asarray(Image.open(tmp_path / f"x{suffix}")).astype(int) - picture).max() <= 2
+
+
+def test_check_writable_makes_folders(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_devices() -> None:
+    assert check_device("cpu") == "cpu"
+    assert torch.device(check_device("auto"))
+    with pytest.raises(BadUsageError, match="no cuda:99"):
+        check_device("cuda:99")
+    with pytest.raises(BadUsageError, match="meta"):
+        check_device("meta")
+
+
+def test_models_as_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models"]) == 0
+    assert "sd/lcad" in capsys.readouterr().out
+    assert cli.main(["models", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert {"name", "method", "licence", "is_ready", "how"} <= set(entries[0])
+
+
+def test_train_names_the_recipes_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert cli.main(["train", "nothing", *words]) == 2
+    assert "expected one of" in error_of(capsys)
+    assert cli.main(["train", "vae", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    assert "is no folder" in error_of(capsys)
+
+
+def test_train_hands_everything_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import colorlab.training
+
+    calls: list[dict[str, object]] = []
+    monkeypatch.setattr(colorlab.training, "RECIPES", {"toy": lambda **given: calls.append(given)})
+    words = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu", "--resume", "--steps", "7"]
+    assert cli.main(["train", "toy", *words]) == 0
+    assert calls == [{"data": tmp_path, "out": tmp_path / "out", "device": "cpu", "resume": True, "steps": 7}]
+
+
+def test_evaluate_prints_a_table_and_json(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    picture = np.random.default_rng(0).integers(0, 255, (32, 40, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(photographs / "one.png")
+    out = tmp_path / "figures.json"
+    words = ["evaluate", model, "--scenes", "1", "--images", str(photographs), "--steps", "1", "--out", str(out)]
+    assert cli.main(words) == 0
+    table = capsys.readouterr().out
+    assert "named color right, complete captions" in table
+    assert "taps gain, raw" in table
+    assert cli.main([*words, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(out.read_text())
+    assert len(printed["reports"]) == 3
+    assert printed["settings"]["num_inference_steps"] == 1
+
+
+@pytest.mark.parametrize("words", [["--images", "nowhere"], ["--images", "."]])
+def test_evaluate_without_pictures(
+    words: list[str], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["evaluate", model, *words]) == 1
+    error_of(capsys)
+
+
+def test_the_lab_opens_on_the_tour_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "00_tour.ipynb").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert find_notebooks() == (tmp_path, [str(tmp_path / "notebooks" / "00_tour.ipynb")])
+
+
+def test_the_lab_passes_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("colorlab.commands.lab.subprocess.run", run)
+    assert cli.main(["lab", "--no-browser", "--port=9999"]) == 0
+    assert commands[0][:3] == [sys.executable, "-m", "jupyterlab"]
+    assert {"--no-browser", "--port=9999"} <= set(commands[0])
+
+
+def test_the_process_ends_with_the_code_and_a_clean_stderr(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "colorlab", "colorize", str(tmp_path / "x.png"), "-o", str(tmp_path / "y.gif")]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("colorlab: ")
+    assert ended.stderr.count("\n") == 1
+    assert ended.stdout == ""
+
+
+def test_lightness_is_kept_in_the_file(model: str, gray: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    assert colorize(gray, "-o", out, "-m", model) == 0
+    error = rgb_to_lab(load_image(out))[:, :1] - gray_to_lightness(load_gray(gray))
+    assert float(error.abs().max()) < 0.5
