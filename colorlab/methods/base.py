@@ -13,6 +13,7 @@ Latents and predictions cross this border as float32 on the CPU, whatever the ne
 same numbers everywhere, and records keep no model and no device memory alive.
 """
 
+import inspect
 import threading
 import warnings
 from abc import ABC, abstractmethod
@@ -196,7 +197,7 @@ class Method(ABC):
     def warn(self, notes: tuple[str, ...]) -> None:
         """Pass notes on to the user as `ConditioningWarning`s."""
         for note in notes:
-            warnings.warn(note, ConditioningWarning, stacklevel=4)
+            warnings.warn(note, ConditioningWarning, stacklevel=_users_stacklevel())
 
     def working_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """Return the (height, width) at which the networks work on a picture; None asks for a square one."""
@@ -204,14 +205,14 @@ class Method(ABC):
         height, width = size or (self.working_px, self.working_px)
         return working_size(height, width, self.working_px, multiple_px)
 
-    def encode_prompt(self, text: str, *, name: str = "prompt") -> EncodedText:
-        """Encode a text once; `name` is what notes call it."""
+    def encode_prompt(self, text: str) -> EncodedText:
+        """Encode a text, once."""
 
         def encode() -> EncodedText:
             self.network_calls["text_encoder"] += 1
-            return encode_text(text, self.components["tokenizer"], self.components["text_encoder"], name=name)
+            return encode_text(text, self.components["tokenizer"], self.components["text_encoder"])
 
-        return self.cache.get("text", (name, text), encode)
+        return self.cache.get("text", text, encode)
 
     def predict_passes(
         self, sample: torch.Tensor, timestep: int | float, tokens: Mapping[str, torch.Tensor]
@@ -256,6 +257,14 @@ def gray_image(conditioning: Conditioning) -> torch.Tensor:
         raise RangeError("The conditioning has no gray picture; pass gray=...")
     # A copy: the array is read-only, which tensors do not know.
     return torch.tensor(conditioning.gray)[None, None]
+
+
+def _users_stacklevel() -> int:
+    """Return the stack level, seen from the caller, of the first line that is not the package's own."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith("colorlab."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _is_given(value: Any) -> bool:

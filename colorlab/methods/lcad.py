@@ -62,7 +62,7 @@ class Lcad(Method):
         ignored = self.check(conditioning, settings)
         size = self.working_size(conditioning.size)
         prompt = self.encode_prompt(conditioning.prompt)
-        negative = self.encode_prompt(conditioning.negative_prompt, name="negative prompt")
+        negative = self.encode_prompt(conditioning.negative_prompt)
         taps = self.cache.get(
             "luminance",
             (conditioning.content_hash("gray"), size),
@@ -70,7 +70,7 @@ class Lcad(Method):
         )
         return PreparedLcad(
             latent_shape=(self.vae.config.latent_channels, *taps[-1].shape[-2:]),
-            notes=(*ignored, *prompt.notes, *negative.notes),
+            notes=tuple(dict.fromkeys((*ignored, *prompt.notes, *negative.notes))),
             text={"uncond": negative.tokens, "cond": prompt.tokens},
             taps=taps,
         )

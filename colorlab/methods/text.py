@@ -21,14 +21,13 @@ class EncodedText:
     notes: tuple[str, ...] = ()
 
 
-def encode_text(text: str, tokenizer: Any, text_encoder: torch.nn.Module, *, name: str = "prompt") -> EncodedText:
+def encode_text(text: str, tokenizer: Any, text_encoder: torch.nn.Module) -> EncodedText:
     """Encode a prompt as Stable Diffusion does: last hidden state with the final norm, padded to full length.
 
     Args:
         text: any length; "" is the empty prompt.
         tokenizer: a CLIP tokenizer.
         text_encoder: a CLIP text model; the tokens have its device and dtype.
-        name: what the notes call the text.
 
     Returns:
         The tokens, and notes on what did not fit or is unknown.
@@ -40,21 +39,24 @@ def encode_text(text: str, tokenizer: Any, text_encoder: torch.nn.Module, *, nam
     encoded = tokenizer(text, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
     device = next(text_encoder.parameters()).device
     tokens = text_encoder(encoded.input_ids.to(device)).last_hidden_state
-    return EncodedText(tokens, _notes(text, tokenizer, max_length, name))
+    return EncodedText(tokens, _notes(text, tokenizer, max_length))
 
 
-def _notes(text: str, tokenizer: Any, max_length: int, name: str) -> tuple[str, ...]:
+def _notes(text: str, tokenizer: Any, max_length: int) -> tuple[str, ...]:
     """Say what of the text does not reach the model."""
     notes = []
-    pieces = tokenizer.tokenize(text)
+    # Not `tokenize`, which logs a warning of its own for long texts.
+    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     # Two places belong to the start and the end token.
     room = max_length - 2
-    if len(pieces) > room:
-        lost = tokenizer.convert_tokens_to_string(pieces[room:]).strip()
+    name = repr(text if len(text) <= 40 else text[:40] + "...")
+    if len(ids) > room:
+        kept = tokenizer.decode(ids[:room])[-40:].strip()
         notes.append(
-            f"The {name} has {len(pieces)} tokens and this model reads {room}: "
-            f"everything from {lost[:40]!r} on is ignored; shorten it."
+            f"The text {name} has {len(ids)} tokens and this model reads {room}: "
+            f"what follows {kept!r} is ignored; shorten it."
         )
-    if tokenizer.unk_token in pieces:
-        notes.append(f"The {name} has {pieces.count(tokenizer.unk_token)} tokens that this model's vocabulary lacks.")
+    num_unknown = ids.count(tokenizer.unk_token_id)
+    if num_unknown:
+        notes.append(f"The text {name} has {num_unknown} tokens that this model does not know; it ignores them.")
     return tuple(notes)

@@ -45,14 +45,14 @@ class TextToImage(Method):
         ignored = self.check(conditioning, settings)
         height, width = self.working_size(None)
         prompt = self.encode_prompt(conditioning.prompt)
-        negative = self.encode_prompt(conditioning.negative_prompt, name="negative prompt")
+        negative = self.encode_prompt(conditioning.negative_prompt)
         return PreparedTextToImage(
             latent_shape=(
                 self.vae.config.latent_channels,
                 height // self.latent_factor,
                 width // self.latent_factor,
             ),
-            notes=(*ignored, *prompt.notes, *negative.notes),
+            notes=tuple(dict.fromkeys((*ignored, *prompt.notes, *negative.notes))),
             text={"uncond": negative.tokens, "cond": prompt.tokens},
         )
 

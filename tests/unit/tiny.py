@@ -1,0 +1,115 @@
+"""Tiny models with random weights: every class is the real one, only the sizes are small. They exist in tests only."""
+
+import string
+from typing import Any
+
+import numpy as np
+import torch
+
+from colorlab.colorizer import Colorizer
+from colorlab.methods.base import Method
+from colorlab.methods.lcad import Lcad
+from colorlab.methods.text_to_image import TextToImage
+from colorlab.networks.libraries import (
+    AutoencoderKL,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    UNet2DConditionModel,
+)
+from colorlab.networks.luminance import LuminanceEncoder
+from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.settings import Settings
+
+WIDTHS = (8, 8, 8, 8)
+MAX_TOKENS = 12
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def tiny_tokenizer() -> CLIPTokenizer:
+    """Spell every lower-case word letter by letter."""
+    letters = string.ascii_lowercase
+    tokens = [*letters, *(letter + "</w>" for letter in letters), START, END]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(
+        vocab=vocab,
+        merges=[],
+        bos_token=START,
+        eos_token=END,
+        unk_token=END,
+        pad_token=END,
+        model_max_length=MAX_TOKENS,
+    )
+
+
+def tiny_unet(in_channels: int) -> UNet2DConditionModel:
+    """Return two levels with cross-attention in one of them."""
+    return UNet2DConditionModel(
+        in_channels=in_channels,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+
+
+def tiny_components(extra_channels: int, *, schedule: NoiseSchedule | None = None) -> dict[str, Any]:
+    """Return freshly drawn networks, the same every time; the global random generator is left alone."""
+    text_config = CLIPTextConfig(
+        vocab_size=54,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=52,
+        eos_token_id=53,
+        pad_token_id=53,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        luminance_encoder = LuminanceEncoder(block_out_channels=WIDTHS, layers_per_block=1, norm_num_groups=4)
+        for conv in luminance_encoder.zero_convs:
+            torch.nn.init.normal_(conv.weight, std=0.3)
+        return {
+            "unet": tiny_unet(4 + extra_channels),
+            "luminance_encoder": luminance_encoder,
+            "vae": AutoencoderKL(
+                block_out_channels=WIDTHS,
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                layers_per_block=1,
+                latent_channels=4,
+                norm_num_groups=4,
+            ),
+            "text_encoder": CLIPTextModel(text_config),
+            "tokenizer": tiny_tokenizer(),
+            "scheduler": schedule or NoiseSchedule(),
+        }
+
+
+def tiny_lcad(*, schedule: NoiseSchedule | None = None) -> Lcad:
+    """Return an L-CAD that works at 32 px."""
+    return Lcad(tiny_components(WIDTHS[-1], schedule=schedule), working_px=32)
+
+
+def tiny_text_to_image() -> TextToImage:
+    """Return a text-to-image model that works at 32 px."""
+    return TextToImage(tiny_components(0), working_px=32)
+
+
+def tiny_colorizer(method: Method | None = None) -> Colorizer:
+    """Return a Colorizer around a tiny model that takes four steps."""
+    return Colorizer(method or tiny_lcad(), name="tiny/lcad", settings=Settings(num_inference_steps=4))
+
+
+def tiny_picture(height: int = 40, width: int = 56) -> np.ndarray:
+    """Return a gray gradient with a bright disc, (H, W) uint8."""
+    y, x = np.mgrid[0:height, 0:width]
+    picture = 40 + 100 * x / width
+    picture[(y - height / 2) ** 2 + (x - width / 2) ** 2 < (height / 4) ** 2] = 220
+    return picture.astype(np.uint8)
