@@ -191,7 +191,7 @@ def to_uint8(image: torch.Tensor) -> np.ndarray:
     """
     check_shape(image, "1 3 H W", "image")
     check_range(image, 0.0, 1.0, "image")
-    rounded = (image[0].detach().float() * 255.0).round().to(torch.uint8)
+    rounded = image[0].detach().float().mul(255.0).round_().to(torch.uint8)
     return rounded.permute(1, 2, 0).cpu().contiguous().numpy()
 
 

@@ -67,7 +67,8 @@ def decode_picture(stored: Any, name: str) -> np.ndarray:
         num_bytes = 4 * math.prod(shape)
         if not 0 < num_bytes <= 4 * 3 * MAX_PIXELS:
             raise ImageError(f"{name} claims the shape {shape}, but at most {MAX_PIXELS:,} pixels are taken.")
-        return np.frombuffer(zlib.decompressobj().decompress(data, num_bytes), dtype="<f4").reshape(shape)
+        # One byte more than there should be, so that a picture that is too long does not fit, either.
+        return np.frombuffer(zlib.decompressobj().decompress(data, num_bytes + 1), dtype="<f4").reshape(shape)
     except ImageError:
         raise
     except (KeyError, TypeError, ValueError, OSError, SyntaxError, zlib.error) as error:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from colorlab.errors import RangeError, ShapeError
@@ -87,13 +88,14 @@ def check_finite(x: Any, name: str) -> None:
 
 def _extremes(value: Any, name: str) -> tuple[float, float]:
     """Return the smallest and the largest element as floats."""
-    if isinstance(value, str) or value is None:
-        raise RangeError(f"{name} is {value!r}, but a number is expected.")
-    tensor = torch.as_tensor(value)
+    try:
+        # Through NumPy a Python float keeps its double precision, so that the ends of the range are inside it.
+        tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
+    except TypeError as error:
+        raise RangeError(f"{name} is {value!r}, but a number is expected.") from error
     if tensor.numel() == 0:
         return math.inf, -math.inf
-    # In double precision a Python float is kept exactly, so that the ends of the range are inside it.
-    low, high = (float(bound) for bound in torch.aminmax(tensor.double()))
+    low, high = (float(bound) for bound in torch.aminmax(tensor))
     return low, high
 
 
