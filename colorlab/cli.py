@@ -101,9 +101,9 @@ def train(
 ) -> None:
     """Train a network by its recipe; can be stopped and resumed."""
     from colorlab.commands.devices import check_device
-    from colorlab.commands.train import run_recipe
+    from colorlab.commands.train import train_member
 
-    run_recipe(recipe, data, out, device=check_device(device), resume=resume, steps=steps)
+    train_member(recipe, data, out, device=check_device(device), resume=resume, steps=steps)
 
 
 @app.command()

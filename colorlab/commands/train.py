@@ -1,9 +1,11 @@
 """`colorlab train`: run one recipe."""
 
+import importlib.util
 from pathlib import Path
 
 from colorlab.commands.files import check_writable
-from colorlab.commands.problems import BadUsageError
+from colorlab.commands.problems import BadUsageError, InterruptedRunError
+from colorlab.errors import MissingExtraError
 
 
 def train_member(name: str, data: Path, out: Path, *, device: str, resume: bool, steps: int | None) -> None:
@@ -19,7 +21,11 @@ def train_member(name: str, data: Path, out: Path, *, device: str, resume: bool,
 
     Raises:
         BadUsageError: there is no such recipe or no such folder.
+        MissingExtraError: the training extra is not installed.
+        InterruptedRunError: Ctrl-C; the last checkpoint is kept.
     """
+    if importlib.util.find_spec("accelerate") is None:
+        raise MissingExtraError("Training needs accelerate; install it with: pip install 'colorlab[train]'.")
     from colorlab.training import recipes
 
     if name not in recipes.PLANS:
@@ -27,4 +33,10 @@ def train_member(name: str, data: Path, out: Path, *, device: str, resume: bool,
     if not data.is_dir():
         raise BadUsageError(f"{data} is no folder; name the folder of photographs with --data.")
     check_writable(out)
-    recipes.run_recipe(name, data=data, out=out, device=device, resume=resume, steps=steps)
+    try:
+        print(recipes.run_recipe(name, data=data, out=out, device=device, resume=resume, steps=steps))
+    except KeyboardInterrupt:
+        checkpoint = out / name / "checkpoint.pt"
+        if not checkpoint.exists():
+            raise InterruptedRunError("Interrupted before the first checkpoint; nothing can be resumed.") from None
+        raise InterruptedRunError(f"Interrupted; {checkpoint} is kept, and --resume goes on from it.") from None

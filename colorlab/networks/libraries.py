@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from diffusers.configuration_utils import ConfigMixin, register_to_config
     from diffusers.models.autoencoders.vae import Decoder, Encoder
+    from diffusers.training_utils import EMAModel
     from lpips import LPIPS
     from transformers import (
         CLIPConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "DDIMScheduler",
     "DPMSolverMultistepScheduler",
     "Decoder",
+    "EMAModel",
     "Encoder",
     "EulerDiscreteScheduler",
     "ModelMixin",
@@ -70,6 +72,7 @@ __all__ = [
 _SPECIAL_HOMES = {
     "ConfigMixin": "diffusers.configuration_utils",
     "Decoder": "diffusers.models.autoencoders.vae",
+    "EMAModel": "diffusers.training_utils",
     "Encoder": "diffusers.models.autoencoders.vae",
     "LPIPS": "lpips",
     "register_to_config": "diffusers.configuration_utils",

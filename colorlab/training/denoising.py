@@ -1,0 +1,164 @@
+"""What the recipes of all UNets share: predict the noise in a latent, given words.
+
+Source: the epsilon objective of Ho et al., arXiv 2006.11239, with caption dropout (Ho and Salimans, arXiv 2207.12598).
+Deviation (ours, for few samples): timesteps are drawn with density rising as sqrt(t), because color is decided early in
+    sampling; cells that show an object of a scene count more, because scenes are mostly sky and ground.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from colorlab.methods.components import load_component, save_component
+from colorlab.methods.folder import ModelIndex, write_index
+from colorlab.networks.libraries import UNet2DConditionModel
+from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.training.latents import WORKING_PX, EncodedPictures
+
+OBJECT_WEIGHT = 3.0
+"""Weight of a latent cell on an object against 1 elsewhere. Ours."""
+
+PHOTOGRAPH_SHARE = 0.4
+"""Share of photographs in a batch of a UNet. Ours."""
+
+
+def mini_unet(*, in_channels: int, cross_attention_dim: int) -> UNet2DConditionModel:
+    """Make the family's untrained UNet: Stable Diffusion's blocks on 16x16 latents, 7.3 M parameters.
+
+    Args:
+        in_channels: 4 for the latents, and whatever a method adds.
+        cross_attention_dim: width of the text tokens.
+
+    Returns:
+        The network.
+    """
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=in_channels,
+        out_channels=4,
+        block_out_channels=(64, 128, 160),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=cross_attention_dim,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+@dataclass
+class FrozenText:
+    """The family's tokenizer and frozen text tower.
+
+    Args:
+        tokenizer: CLIP tokenizer.
+        encoder: CLIP text tower.
+    """
+
+    tokenizer: Any
+    encoder: nn.Module
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device) -> "FrozenText":
+        """Read both from the CLIP's folder."""
+        encoder = load_component("text_encoder", folder, device=device, dtype=torch.float32)
+        tokenizer = load_component("tokenizer", folder, device=device, dtype=torch.float32)
+        return cls(tokenizer, encoder.requires_grad_(False).eval())
+
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> torch.Tensor:
+        """Encode B texts into (B, N, D) tokens, padded to full length as at sampling time."""
+        tokens = self.tokenizer(
+            texts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        device = next(self.encoder.parameters()).device
+        hidden: torch.Tensor = self.encoder(tokens["input_ids"].to(device)).last_hidden_state
+        return hidden
+
+
+class DenoisingRecipe(ABC):
+    """Train a UNet to predict the noise in encoded pictures.
+
+    Args:
+        encoded: latents (and taps) of all pictures.
+        text: frozen text encoder.
+        schedule: noise schedule.
+        seed: of the initial weights.
+    """
+
+    name: str
+
+    def __init__(self, encoded: EncodedPictures, text: FrozenText, schedule: NoiseSchedule, *, seed: int = 0) -> None:
+        self.encoded, self.text, self.schedule, self.seed = encoded, text, schedule, seed
+
+    @abstractmethod
+    def network_input(self, noisy: torch.Tensor, indices: list[int]) -> torch.Tensor:
+        """Return what enters the UNet beside words and timestep: (B, in_channels, h, w)."""
+
+    def loss(
+        self, module: nn.Module, generator: torch.Generator, batch_size: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Predict the noise of one batch."""
+        device = next(module.parameters()).device
+        indices = self._indices(batch_size, generator)
+        latents = torch.from_numpy(self.encoded.latents[indices]).float().to(device)
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        total = self.schedule.num_train_timesteps
+        # Density 1.5 sqrt(t / T): the inverse of its distribution function is u ** (2 / 3).
+        timesteps = (
+            (torch.rand(batch_size, generator=generator) ** (2 / 3) * total).long().clamp(max=total - 1).to(device)
+        )
+        noisy = self.schedule.add_noise(latents, noise, timesteps)
+        words = self.text.encode(self.encoded.captions(indices, generator))
+        predicted = module(self.network_input(noisy, indices), timesteps, encoder_hidden_states=words).sample
+        weights = 1 + (OBJECT_WEIGHT - 1) * self.encoded.object_cells(indices).to(device)
+        squared = (predicted - self.schedule.training_target(latents, noise, timesteps)).square()
+        loss = (weights * squared).mean() / weights.mean()
+        early = timesteps > total // 2
+        return loss, {"mse": float(squared.detach().mean()), "mse_early": float(squared.detach()[early].mean())}
+
+    def _indices(self, batch_size: int, generator: torch.Generator) -> list[int]:
+        """Draw pictures: a fixed share of photographs, the rest scenes."""
+        photographs, scenes = len(self.encoded.pictures.photographs), len(self.encoded.pictures.scenes)
+        number = round(batch_size * PHOTOGRAPH_SHARE)
+        first = torch.randint(0, photographs, (number,), generator=generator)
+        second = torch.randint(0, scenes, (batch_size - number,), generator=generator) + photographs
+        return torch.cat([first, second]).tolist()
+
+
+def export_model(
+    folder: Path,
+    *,
+    method: str,
+    own: dict[str, Any],
+    shared: dict[str, str],
+    settings: dict[str, Any],
+    card: dict[str, Any],
+) -> None:
+    """Write a model folder of the family.
+
+    Args:
+        folder: the model's.
+        method: name of its method.
+        own: components that are stored in the folder, in float16.
+        shared: components that lie beside it, as relative folders; they must exist for their hashes to be written.
+        settings: fields of Settings in which it differs from its method's defaults.
+        card: its model card.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, component in own.items():
+        if isinstance(component, nn.Module):
+            save_component(name, component.to(torch.float16), folder / name)
+            component.to(torch.float32)
+        else:
+            save_component(name, component, folder / name)
+    components = {name: name for name in own} | shared
+    write_index(folder, ModelIndex(method, components, {}, WORKING_PX, settings, card))

@@ -1,0 +1,171 @@
+"""The encoded corpus: latents and deepest luminance taps of all pictures, computed once with the frozen networks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm.auto import tqdm
+
+from colorlab.checkpoints.reading import file_sha256
+from colorlab.networks.libraries import AutoencoderKL
+from colorlab.networks.luminance import LuminanceEncoder, lightness_hint
+from colorlab.training.captions import photo_caption
+from colorlab.training.photos import crops
+from colorlab.training.pixels import Pictures
+
+WORKING_PX = 128
+
+LEVEL_SHARES = (0.3, 0.3, 0.2, 0.1)
+"""How often each caption of `CAPTION_KINDS` is drawn; the rest is the empty prompt. Ours: mostly complete ones."""
+
+EMPTY_SHARE = 0.1
+"""How often a picture is shown with the empty prompt: caption dropout, which guidance needs."""
+
+NAMED_COLOR_SHARE = 0.7
+"""How often a photograph's caption names its measured color."""
+
+
+@dataclass(frozen=True)
+class EncodedPictures:
+    """All pictures as the UNets see them; photographs first, then scenes.
+
+    Args:
+        pictures: what was encoded.
+        latents: (N, 4, 16, 16) float16, scaled posterior means.
+        taps: (N, C, 16, 16) float16, deepest luminance tap; None where no luminance encoder was given.
+    """
+
+    pictures: Pictures
+    latents: npt.NDArray[np.float16]
+    taps: npt.NDArray[np.float16] | None
+
+    def captions(self, indices: list[int], generator: torch.Generator) -> list[str]:
+        """Draw one caption for each picture, at any level, sometimes the empty one.
+
+        Args:
+            indices: of pictures.
+            generator: random source.
+
+        Returns:
+            The captions.
+        """
+        return [self._caption(index, generator) for index in indices]
+
+    def object_cells(self, indices: list[int]) -> torch.Tensor:
+        """Tell which latent cells show an object of a scene.
+
+        Args:
+            indices: of B pictures.
+
+        Returns:
+            (B, 1, 16, 16) float, 1 on objects of scenes, 0 elsewhere and on photographs.
+        """
+        count = len(self.pictures.photographs)
+        cells = torch.zeros(len(indices), 1, *self.latents.shape[-2:])
+        for position, index in enumerate(indices):
+            if index >= count:
+                patches = torch.from_numpy(self.pictures.scenes.patches[index - count])
+                patches = patches.flip(1) if _is_mirrored(index - count) else patches
+                cells[position, 0] = ((patches >= 0) & (patches < 4)).float()
+        return cells
+
+    def _caption(self, index: int, generator: torch.Generator) -> str:
+        """Draw one caption."""
+        draw = float(torch.rand(1, generator=generator))
+        if draw < EMPTY_SHARE:
+            return ""
+        count = len(self.pictures.photographs)
+        if index < count:
+            label, color = self.pictures.photographs.labels[index], self.pictures.colors[index]
+            return photo_caption(label, color, generator, name_color=draw < EMPTY_SHARE + NAMED_COLOR_SHARE)
+        level = int(np.searchsorted(np.cumsum(LEVEL_SHARES), draw - EMPTY_SHARE))
+        return self.pictures.scenes.captions[index - count][min(level, len(LEVEL_SHARES) - 1)]
+
+
+def encode_pictures(
+    pictures: Pictures, vae: AutoencoderKL, luminance_encoder: LuminanceEncoder | None, cache: Path, *, key: str
+) -> EncodedPictures:
+    """Encode every picture once, or read the arrays from the cache.
+
+    Every second scene is mirrored; photographs are cut at random, by a fixed seed.
+
+    Args:
+        pictures: what to encode.
+        vae: frozen autoencoder.
+        luminance_encoder: frozen luminance encoder, or None.
+        cache: folder for the arrays.
+        key: names the weights, so that another autoencoder never meets old latents; see `weights_key`.
+
+    Returns:
+        The encoded corpus, memory-mapped.
+    """
+    count = len(pictures.photographs) + len(pictures.scenes)
+    folder = cache / f"encoded_{key}_{count}"
+    folder.mkdir(parents=True, exist_ok=True)
+    device = vae.device
+    scale = float(vae.config.scaling_factor)
+
+    def to_latents(images: torch.Tensor) -> torch.Tensor:
+        return vae.encode(images.to(device) * 2 - 1).latent_dist.mean * scale
+
+    latents = _encoded(folder / "latents.npy", pictures, to_latents)
+    taps = None
+    if luminance_encoder is not None:
+        encoder = luminance_encoder
+        taps = _encoded(folder / "taps.npy", pictures, lambda images: encoder(lightness_hint(images).to(device))[-1])
+    return EncodedPictures(pictures, latents, taps)
+
+
+def weights_key(*files: Path) -> str:
+    """Name a set of weight files by their content.
+
+    Args:
+        files: weight files.
+
+    Returns:
+        Eight hexadecimal digits for each.
+    """
+    return "_".join(file_sha256(file)[:8] for file in files)
+
+
+def _is_mirrored(scene_index: int) -> bool:
+    """Tell which scenes of the corpus are encoded mirrored."""
+    return scene_index % 2 == 1
+
+
+@torch.no_grad()
+def _encoded(
+    path: Path, pictures: Pictures, encode: Callable[[torch.Tensor], torch.Tensor], batch_size: int = 32
+) -> npt.NDArray[np.float16]:
+    """Encode all pictures into one array file; a half-written one is never taken for whole."""
+    if not path.is_file():
+        partial = path.with_suffix(".partial.npy")
+        num_photographs, num_scenes = len(pictures.photographs), len(pictures.scenes)
+        array = None
+        for start in tqdm(range(0, num_photographs + num_scenes, batch_size), desc=path.stem, mininterval=10):
+            stop = min(start + batch_size, num_photographs + num_scenes)
+            images = torch.stack([_picture(pictures, index) for index in range(start, stop)])
+            values = encode(images).to(torch.float16).cpu().numpy()
+            if array is None:
+                shape = (num_photographs + num_scenes, *values.shape[1:])
+                array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+            array[start:stop] = values
+        if array is not None:
+            array.flush()
+        partial.replace(path)
+    encoded: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
+    return encoded
+
+
+def _picture(pictures: Pictures, index: int) -> torch.Tensor:
+    """Return picture `index` at working size, (3, H, W) float32, [0, 1]."""
+    count = len(pictures.photographs)
+    if index < count:
+        photograph = torch.from_numpy(np.array(pictures.photographs.images[index]))[None]
+        return crops(photograph, WORKING_PX, torch.Generator().manual_seed(index))[0][0]
+    image = np.array(pictures.scenes.images[index - count])
+    image = image[:, ::-1].copy() if _is_mirrored(index - count) else image
+    return torch.from_numpy(image).permute(2, 0, 1).float() / 255

@@ -1,0 +1,243 @@
+"""The one training loop: resumable, deterministic by seed, with curves, checkpoints and sample grids.
+
+A recipe says what is trained and what one batch costs; the loop owns everything that all recipes share: optimiser,
+learning-rate schedule, gradient clipping, weight averaging, the log, checkpoints and the exported weights.
+"""
+
+import csv
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from PIL import Image
+from torch import nn
+
+from colorlab.errors import StateError
+from colorlab.networks.libraries import EMAModel
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train.
+
+    Args:
+        steps: optimiser steps in all, counted from the first run.
+        batch_size: samples of one step.
+        learning_rate: peak value; warm-up over `warmup` steps, then constant, then linear to zero over the last
+            `cooldown` share of `steps` (so that a run may be prolonged before its cool-down has begun).
+        warmup: steps of linear warm-up.
+        cooldown: share of `steps`, [0, 1].
+        weight_decay: AdamW's decoupled weight decay.
+        max_grad_norm: gradients are clipped to this norm.
+        ema_decay: decay of the averaged weights that are exported; 0 exports the raw weights.
+        checkpoint_s: seconds between checkpoints.
+        seed: of weights, batches and noise.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup: int = 100
+    cooldown: float = 0.3
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.0
+    checkpoint_s: float = 180.0
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step.
+
+        Args:
+            step: 0 first.
+
+        Returns:
+            The rate; at least 0.
+        """
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        cool = min(1.0, (self.steps - step) / max(1.0, self.cooldown * self.steps))
+        return self.learning_rate * warm * max(cool, 0.0)
+
+
+class Recipe(Protocol):
+    """What the loop needs to know about one member of the family."""
+
+    name: str
+
+    def trainable(self) -> nn.Module:
+        """Return the module whose parameters are trained."""
+
+    def loss(
+        self, module: nn.Module, generator: torch.Generator, batch_size: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the scalar loss of one freshly drawn batch, and numbers for the log."""
+
+    def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:
+        """Return a picture that shows how far the training is; `folder` holds the exported member."""
+
+    def export(self, folder: Path, module: nn.Module, card: Mapping[str, object]) -> None:
+        """Write the finished member to a model folder."""
+
+
+def batch_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
+    """Make the random source of one step: a function of its arguments, so a resumed run draws the same batches.
+
+    Args:
+        seed: of the whole training.
+        step: 0 first.
+        rank: process index; processes draw different batches.
+
+    Returns:
+        A CPU generator.
+    """
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
+
+
+def train(
+    recipe: Recipe,
+    plan: Plan,
+    folder: Path,
+    member: Path,
+    *,
+    device: str | None = None,
+    resume: bool = False,
+    max_seconds: float | None = None,
+) -> None:
+    """Train a recipe and export its member.
+
+    Args:
+        recipe: what to train.
+        plan: how long.
+        folder: gets `checkpoint.pt`, `log.csv` and `samples/`.
+        member: model folder of the exported member.
+        device: "cpu" stays off an accelerator; None takes what there is.
+        resume: go on from `checkpoint.pt`; without it an existing checkpoint is an error, so that no work is lost.
+        max_seconds: stop after this time, with a checkpoint and the export of what is there.
+
+    Raises:
+        StateError: a checkpoint exists and `resume` is false, or it is of another recipe.
+    """
+    accelerator = Accelerator(cpu=device == "cpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists() and not resume:
+        raise StateError(
+            f"{folder} already holds a training checkpoint; pass resume=True (--resume) or another folder."
+        )
+    module = accelerator.prepare_model(recipe.trainable().to(accelerator.device))
+    bare = accelerator.unwrap_model(module)
+    optimizer = torch.optim.AdamW(bare.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    average = EMAModel(bare.parameters(), decay=plan.ema_decay, use_ema_warmup=True) if plan.ema_decay else None
+    first = _load(checkpoint, recipe.name, bare, optimizer, average) if resume and checkpoint.exists() else 0
+    started = saved = time.monotonic()
+    step = first
+    for step in range(first, plan.steps):
+        generator = batch_generator(plan.seed, step, accelerator.process_index)
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate(step)
+        loss, numbers = recipe.loss(module, generator, plan.batch_size)
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        numbers["grad_norm"] = float(accelerator.clip_grad_norm_(bare.parameters(), plan.max_grad_norm))
+        optimizer.step()
+        if average is not None:
+            average.step(bare.parameters())
+        now = time.monotonic()
+        stop = _agreed(max_seconds is not None and now - started > max_seconds)
+        if accelerator.is_main_process:
+            if step % 20 == 0 or stop:
+                _log(
+                    folder / "log.csv",
+                    {"step": step, "seconds": round(now - started, 1), "loss": float(loss.detach()), **numbers},
+                )
+            if now - saved > plan.checkpoint_s:
+                _save(checkpoint, recipe.name, step + 1, bare, optimizer, average)
+                saved = now
+        if stop:
+            break
+    if accelerator.is_main_process:
+        _save(checkpoint, recipe.name, min(step + 1, plan.steps), bare, optimizer, average)
+        _finish(recipe, plan, folder, member, bare, average, min(step + 1, plan.steps))
+
+
+def export_checkpoint(recipe: Recipe, plan: Plan, folder: Path, member: Path) -> None:
+    """Export the member from a checkpoint without training on (while another process trains, or after a crash).
+
+    Args:
+        recipe: as trained.
+        plan: as trained.
+        folder: the training folder.
+        member: model folder of the exported member.
+
+    Raises:
+        StateError: there is no checkpoint.
+    """
+    checkpoint = folder / "checkpoint.pt"
+    if not checkpoint.exists():
+        raise StateError(f"{folder} holds no checkpoint.pt; train the recipe {recipe.name!r} first.")
+    module = recipe.trainable()
+    average = EMAModel(module.parameters(), decay=plan.ema_decay, use_ema_warmup=True) if plan.ema_decay else None
+    steps = _load(checkpoint, recipe.name, module, None, average)
+    _finish(recipe, plan, folder, member, module, average, steps)
+
+
+def _finish(
+    recipe: Recipe, plan: Plan, folder: Path, member: Path, module: nn.Module, average: EMAModel | None, steps: int
+) -> None:
+    """Export with the averaged weights and draw the sample grid."""
+    if average is not None:
+        average.copy_to(module.parameters())
+    module.eval()
+    samples = folder / "samples"
+    samples.mkdir(exist_ok=True)
+    recipe.export(member, module, {"recipe": recipe.name, "samples": steps * plan.batch_size, "plan": asdict(plan)})
+    recipe.sample_grid(module, member).save(samples / f"step_{steps:06d}.png")
+
+
+def _agreed(stop: bool) -> bool:
+    """Let the first process decide when to stop, so that no process waits for one that has left."""
+    return bool(broadcast_object_list([stop])[0])
+
+
+def _log(path: Path, row: Mapping[str, float]) -> None:
+    """Append one row of numbers to the training curve."""
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if is_new:
+            writer.writeheader()
+        writer.writerow({key: f"{value:.5g}" if isinstance(value, float) else value for key, value in row.items()})
+
+
+def _save(
+    path: Path, name: str, steps: int, module: nn.Module, optimizer: torch.optim.Optimizer, average: EMAModel | None
+) -> None:
+    """Write a checkpoint atomically."""
+    state = {"recipe": name, "steps": steps, "module": module.state_dict(), "optimizer": optimizer.state_dict()}
+    if average is not None:
+        state["average"] = average.state_dict()
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+    path.with_suffix(".json").write_text(json.dumps({"recipe": name, "steps": steps}))
+
+
+def _load(
+    path: Path, name: str, module: nn.Module, optimizer: torch.optim.Optimizer | None, average: EMAModel | None
+) -> int:
+    """Read a checkpoint into the given objects and return the number of finished steps."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["recipe"] != name:
+        raise StateError(f"{path} is a checkpoint of recipe {state['recipe']!r}, expected {name!r}.")
+    module.load_state_dict(state["module"])
+    if optimizer is not None:
+        optimizer.load_state_dict(state["optimizer"])
+    if average is not None:
+        average.load_state_dict(state["average"])
+    return int(state["steps"])

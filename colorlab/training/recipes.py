@@ -1,0 +1,153 @@
+"""The recipes by name: what each needs, how long it trains, and how to run it.
+
+`out` holds one folder of training state for each recipe and `out/family`, where the members land side by side as in
+`data/mini`. A recipe takes the frozen members it needs from `out/family`, else from the shipped family.
+
+| recipe | needs | makes |
+| --- | --- | --- |
+| `vae` | photographs | `family/vae` |
+| `clip` | photographs | `family/clip` with the tokenizer |
+| `prior` | vae, clip | `family/prior` |
+| `lcad-luminance` | vae | `family/luminance` |
+| `lcad` | vae, clip, prior, luminance | `family/lcad` |
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from colorlab.data import data_folder
+from colorlab.errors import StateError
+from colorlab.methods.components import load_component
+from colorlab.networks.libraries import AutoencoderKL
+from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.training.captions import vocabulary
+from colorlab.training.clip import ClipRecipe
+from colorlab.training.denoising import FrozenText
+from colorlab.training.latents import encode_pictures, weights_key
+from colorlab.training.lcad import LcadRecipe, LuminanceRecipe
+from colorlab.training.loop import Plan, Recipe, export_checkpoint, train
+from colorlab.training.pixels import Pictures
+from colorlab.training.prior import PriorRecipe
+from colorlab.training.tokenizer import train_tokenizer
+from colorlab.training.vae import VaeRecipe
+
+NUM_SCENES = 24_000
+"""Size of the scene corpus."""
+
+PLANS: dict[str, Plan] = {
+    "vae": Plan(steps=3_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
+    "clip": Plan(steps=1_000, batch_size=64, learning_rate=1e-3, ema_decay=0.995, weight_decay=0.05, warmup=200),
+    "prior": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
+    "lcad-luminance": Plan(steps=2_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
+    "lcad": Plan(steps=8_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
+}
+"""How long each recipe trains unless told otherwise; what the shipped weights got is in their model cards."""
+
+MEMBERS = {"vae": "vae", "clip": "clip", "prior": "prior", "lcad-luminance": "luminance", "lcad": "lcad"}
+"""Folder of `family` that each recipe makes."""
+
+
+def run_recipe(
+    name: str,
+    *,
+    data: Path,
+    out: Path,
+    device: str = "cpu",
+    resume: bool = False,
+    steps: int | None = None,
+    max_seconds: float | None = None,
+    num_scenes: int = NUM_SCENES,
+    export_only: bool = False,
+) -> Path:
+    """Run one recipe: train, or go on training, and export the member.
+
+    Args:
+        name: in `PLANS`.
+        data: photograph folder, see `load_photographs`.
+        out: where everything goes.
+        device: "cpu" or "cuda".
+        resume: go on from the last checkpoint.
+        steps: optimiser steps in all; None takes the plan's.
+        max_seconds: stop after this time, resumable.
+        num_scenes: size of the scene corpus.
+        export_only: export the last checkpoint without training on.
+
+    Returns:
+        Folder of the member.
+
+    Raises:
+        StateError: a member this recipe needs has not been trained; a checkpoint exists and `resume` is false.
+    """
+    plan = PLANS[name] if steps is None else replace(PLANS[name], steps=steps)
+    pictures = Pictures.load(data, out / "cache", num_scenes=num_scenes)
+    recipe = _BUILDERS[name](pictures, out, torch.device(device))
+    member = out / "family" / MEMBERS[name]
+    if export_only:
+        export_checkpoint(recipe, plan, out / name, member)
+    else:
+        train(recipe, plan, out / name, member, device=device, resume=resume, max_seconds=max_seconds)
+    return member
+
+
+def _member(out: Path, name: str) -> Path:
+    """Find a trained member."""
+    shipped = data_folder() / "mini" / name
+    for folder in (out / "family" / name, shipped):
+        if any(folder.rglob("*.safetensors")):
+            return folder
+    raise StateError(f"There is no trained {name} in {out / 'family'} or {shipped.parent}; train its recipe first.")
+
+
+def _vae(out: Path, device: torch.device) -> AutoencoderKL:
+    """Load the frozen autoencoder."""
+    vae: AutoencoderKL = load_component("vae", _member(out, "vae"), device=device, dtype=torch.float32)
+    return vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+
+def _schedule() -> NoiseSchedule:
+    """Return Stable Diffusion's schedule, as in all four papers."""
+    return NoiseSchedule()
+
+
+def _build_vae(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
+    return VaeRecipe(pictures)
+
+
+def _build_clip(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
+    return ClipRecipe(pictures, train_tokenizer(vocabulary(pictures.photographs.labels), out / "cache" / "tokenizer"))
+
+
+def _build_prior(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
+    key = weights_key(*_member(out, "vae").glob("*.safetensors"))
+    encoded = encode_pictures(pictures, _vae(out, device), None, out / "cache", key=key)
+    return PriorRecipe(encoded, FrozenText.load(_member(out, "clip"), device), _schedule())
+
+
+def _build_luminance(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
+    return LuminanceRecipe(pictures, _vae(out, device))
+
+
+def _build_lcad(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
+    luminance = (
+        _member(out, "luminance") if (out / "family" / "luminance").is_dir() else _member(out, "lcad/luminance_encoder")
+    )
+    encoder: Any = load_component("luminance_encoder", luminance, device=device, dtype=torch.float32)
+    encoder.requires_grad_(False).eval()
+    key = weights_key(*_member(out, "vae").glob("*.safetensors"), *luminance.glob("*.safetensors"))
+    encoded = encode_pictures(pictures, _vae(out, device), encoder, out / "cache", key=key)
+    prior = load_component("unet", _member(out, "prior") / "unet", device=device, dtype=torch.float32)
+    text = FrozenText.load(_member(out, "clip"), device)
+    return LcadRecipe(encoded, text, _schedule(), prior=prior, luminance_encoder=encoder)
+
+
+_BUILDERS: dict[str, Callable[[Pictures, Path, torch.device], Recipe]] = {
+    "vae": _build_vae,
+    "clip": _build_clip,
+    "prior": _build_prior,
+    "lcad-luminance": _build_luminance,
+    "lcad": _build_lcad,
+}
