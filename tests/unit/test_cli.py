@@ -301,14 +301,45 @@ def test_train_names_the_recipes_there_are(tmp_path: Path, capsys: pytest.Captur
     assert "is no folder" in error_of(capsys)
 
 
-def test_train_hands_everything_to_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import colorlab.training
+@pytest.fixture
+def toy_recipe(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A recipe that writes down how it was called, and is interrupted at step 13."""
+    from colorlab.training import recipes
 
-    calls: list[dict[str, object]] = []
-    monkeypatch.setattr(colorlab.training, "RECIPES", {"toy": lambda **given: calls.append(given)})
+    calls: list[dict[str, Any]] = []
+
+    def run_recipe(name: str, **given: Any) -> Path:
+        calls.append({"name": name, **given})
+        if given["steps"] == 13:
+            raise KeyboardInterrupt
+        return Path(given["out"]) / "family" / name
+
+    monkeypatch.setattr(recipes, "PLANS", {"toy": None})
+    monkeypatch.setattr(recipes, "run_recipe", run_recipe)
+    return calls
+
+
+def test_train_hands_everything_to_the_recipe(
+    toy_recipe: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu", "--resume", "--steps", "7"]
     assert cli.main(["train", "toy", *words]) == 0
-    assert calls == [{"data": tmp_path, "out": tmp_path / "out", "device": "cpu", "resume": True, "steps": 7}]
+    given = {"data": tmp_path, "out": tmp_path / "out", "device": "cpu", "resume": True, "steps": 7}
+    assert toy_recipe == [{"name": "toy", **given}]
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "family" / "toy")
+
+
+def test_an_interrupted_training_says_what_is_kept(
+    toy_recipe: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "toy", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--steps", "13"]
+    assert cli.main(words) == 1
+    assert "nothing can be resumed" in error_of(capsys)
+    checkpoint = tmp_path / "out" / "toy" / "checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert cli.main(words) == 1
+    assert f"{checkpoint} is kept" in error_of(capsys)
 
 
 def test_evaluate_prints_a_table_and_json(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
