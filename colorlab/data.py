@@ -5,7 +5,7 @@ from pathlib import Path
 
 from colorlab.errors import UnknownModelError, WeightsError
 
-__all__ = ["DATA_VARIABLE", "data_folder", "model_folder", "model_names"]
+__all__ = ["DATA_VARIABLE", "MODEL_INDEX", "data_folder", "model_folder", "model_names"]
 
 DATA_VARIABLE = "COLORLAB_DATA"
 """Environment variable that names another data folder."""
