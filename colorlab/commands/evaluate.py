@@ -11,8 +11,10 @@ from colorlab.colorizer import Colorizer, load
 from colorlab.commands.files import check_writable
 from colorlab.commands.problems import BadUsageError, as_bad_usage
 from colorlab.conditioning import Conditioning
+from colorlab.data import data_folder
 from colorlab.evaluation.autoencoder import evaluate_autoencoder
 from colorlab.evaluation.batches import colorize_all
+from colorlab.evaluation.clip import evaluate_clip
 from colorlab.evaluation.photographs import evaluate_photographs, load_folder
 from colorlab.evaluation.report import Report
 from colorlab.evaluation.scenes import evaluate_scenes
@@ -55,6 +57,10 @@ def evaluate_model(
     if out is not None:
         check_writable(out.parent)
     photographs = [] if images is None else load_folder(images, limit=limit)
+    if (folder := _clip_folder(model)) is not None:
+        report = evaluate_clip(folder, num_scenes or 0, [p.image for p in photographs], [p.label for p in photographs])
+        print(report.to_json() if as_json else report.to_table())
+        return
     colorizer = load(model, device=device)
     if "gray" not in colorizer.method.requires:
         raise BadUsageError(f"{model} does not color gray pictures; evaluate a model that does, such as mini/lcad.")
@@ -76,6 +82,14 @@ def evaluate_model(
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
     print(text if as_json else "\n\n".join([_heading(colorizer, in_force), *(report.to_table() for report in reports)]))
+
+
+def _clip_folder(model: str) -> Path | None:
+    """Return the folder if the model is the family's CLIP, which is evaluated by its own gate."""
+    for folder in (data_folder() / model, Path(model).expanduser()):
+        if (folder / "tokenizer.json").is_file() and (folder / "model.safetensors").is_file():
+            return folder
+    return None
 
 
 def _heading(colorizer: Colorizer, settings: Settings) -> str:

@@ -35,7 +35,7 @@ IDENTIFIERS = ("sks", "zwx", "ohwx", "qvz", "xjk", "vpt")
 """Rare words without meaning, one token each, for textual identifiers."""
 
 EXTRA_WORDS = (
-    "light dark bright pale deep vivid colorful color colored photo picture image scene painting "
+    "something light dark bright pale deep vivid colorful color colored photo picture image scene painting "
     "teal turquoise navy crimson golden silver white black beige violet magenta maroon tan gold rose lime "
     "the a an of in on at with and or to is are its this that left right small big "
     "sky grass sand snow road earth sun cloud sea water hair skin face leaf leaves wall floor background foreground "

@@ -28,6 +28,8 @@ FADED_SHARE = 0.3
 """Share of pictures shown without their color. Ours."""
 PATCH_WEIGHT = 0.5
 """Weight of the patch contrast against the picture contrast. Ours."""
+PHRASES = (("the {color} {kind}", 0.55), ("the {kind}", 0.8), ("something {color}", 1.0))
+"""How the objects of a batch are named, with the rising shares of each way. Ours."""
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """CLIP's published picture mean, so that its processors fit this model too."""
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -182,6 +184,7 @@ class ClipRecipe:
                     photo_caption(label, color, generator, name_color=bool(torch.rand(1, generator=generator) < 0.7))
                 )
         phrases: dict[str, int] = {}
+        template = self._phrase(generator)
         targets = torch.full((len(draws.scenes), (IMAGE_PX // PATCH_PX) ** 2), NO_THING, dtype=torch.long)
         for position, index in enumerate(draws.scenes):
             texts = self.pictures.scenes.captions[index]
@@ -190,17 +193,16 @@ class ClipRecipe:
                 captions.append(faded_caption(texts[CAPTION_KINDS.index("scarce")], faded, generator))
                 continue
             captions.append(texts[int(torch.randint(3, (1,), generator=generator))])
-            targets[position] = self._patch_targets(index, draws.mirrored[position], phrases, generator)
+            targets[position] = self._patch_targets(index, draws.mirrored[position], phrases, template)
         return images, captions, list(phrases), targets
 
-    def _patch_targets(
-        self, index: int, mirrored: bool, phrases: dict[str, int], generator: torch.Generator
-    ) -> torch.Tensor:
+    def _patch_targets(self, index: int, mirrored: bool, phrases: dict[str, int], template: str) -> torch.Tensor:
         """Give each patch of a scene the index of the phrase that names it; new phrases are added."""
         scenes = self.pictures.scenes
         sky, ground = scenes.backdrops[index]
         names = {SKY_INDEX: f"the {sky} sky", GROUND_INDEX: GROUND_PHRASES[ground].split(" ", 1)[1]}
-        names |= {number: f"the {color} {kind}" for number, (color, kind) in enumerate(scenes.things[index])}
+        things = enumerate(scenes.things[index])
+        names |= {number: template.format(color=color, kind=kind) for number, (color, kind) in things}
         patches = torch.from_numpy(scenes.patches[index]).long()
         patches = patches.flip(1) if mirrored else patches
         targets = torch.full_like(patches, NO_THING)
@@ -209,6 +211,12 @@ class ClipRecipe:
             if covered.any():
                 targets[covered] = phrases.setdefault(phrase, len(phrases))
         return targets.flatten()
+
+    @staticmethod
+    def _phrase(generator: torch.Generator) -> str:
+        """Draw how the objects of a batch are named: one way for all, so that no two phrases fit one patch."""
+        draw = float(torch.rand(1, generator=generator))
+        return next(template for template, bound in PHRASES if draw < bound)
 
     @staticmethod
     def _fading(generator: torch.Generator) -> str:

@@ -86,7 +86,12 @@ class EncodedPictures:
 
 
 def encode_pictures(
-    pictures: Pictures, vae: AutoencoderKL, luminance_encoder: LuminanceEncoder | None, cache: Path, *, key: str
+    pictures: Pictures,
+    vae: AutoencoderKL,
+    cache: Path,
+    *,
+    key: str,
+    luminance: tuple[LuminanceEncoder, str] | None = None,
 ) -> EncodedPictures:
     """Encode every picture once, or read the arrays from the cache.
 
@@ -95,27 +100,27 @@ def encode_pictures(
     Args:
         pictures: what to encode.
         vae: frozen autoencoder.
-        luminance_encoder: frozen luminance encoder, or None.
         cache: folder for the arrays.
-        key: names the weights, so that another autoencoder never meets old latents; see `weights_key`.
+        key: names the autoencoder's weights, so that another one never meets old latents; see `weights_key`.
+        luminance: frozen luminance encoder and its own key, or None.
 
     Returns:
         The encoded corpus, memory-mapped.
     """
     count = len(pictures.photographs) + len(pictures.scenes)
-    folder = cache / f"encoded_{key}_{count}"
-    folder.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
     device = vae.device
     scale = float(vae.config.scaling_factor)
 
     def to_latents(images: torch.Tensor) -> torch.Tensor:
         return vae.encode(images.to(device) * 2 - 1).latent_dist.mean * scale
 
-    latents = _encoded(folder / "latents.npy", pictures, to_latents)
+    latents = _encoded(cache / f"latents_{key}_{count}.npy", pictures, to_latents)
     taps = None
-    if luminance_encoder is not None:
-        encoder = luminance_encoder
-        taps = _encoded(folder / "taps.npy", pictures, lambda images: encoder(lightness_hint(images).to(device))[-1])
+    if luminance is not None:
+        encoder, name = luminance
+        path = cache / f"taps_{name}_{count}.npy"
+        taps = _encoded(path, pictures, lambda images: encoder(lightness_hint(images).to(device))[-1])
     return EncodedPictures(pictures, latents, taps)
 
 

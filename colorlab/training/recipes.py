@@ -123,7 +123,7 @@ def _build_clip(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
 
 def _build_prior(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
     key = weights_key(*_member(out, "vae").glob("*.safetensors"))
-    encoded = encode_pictures(pictures, _vae(out, device), None, out / "cache", key=key)
+    encoded = encode_pictures(pictures, _vae(out, device), out / "cache", key=key)
     return PriorRecipe(encoded, FrozenText.load(_member(out, "clip"), device), _schedule())
 
 
@@ -137,8 +137,9 @@ def _build_lcad(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
     )
     encoder: Any = load_component("luminance_encoder", luminance, device=device, dtype=torch.float32)
     encoder.requires_grad_(False).eval()
-    key = weights_key(*_member(out, "vae").glob("*.safetensors"), *luminance.glob("*.safetensors"))
-    encoded = encode_pictures(pictures, _vae(out, device), encoder, out / "cache", key=key)
+    key = weights_key(*_member(out, "vae").glob("*.safetensors"))
+    named = (encoder, weights_key(*luminance.glob("*.safetensors")))
+    encoded = encode_pictures(pictures, _vae(out, device), out / "cache", key=key, luminance=named)
     prior = load_component("unet", _member(out, "prior") / "unet", device=device, dtype=torch.float32)
     text = FrozenText.load(_member(out, "clip"), device)
     return LcadRecipe(encoded, text, _schedule(), prior=prior, luminance_encoder=encoder)
