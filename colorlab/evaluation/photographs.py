@@ -17,7 +17,7 @@ from colorlab.conditioning import Conditioning
 from colorlab.errors import ImageError
 from colorlab.evaluation.metrics import colorfulness, mean_chroma, mean_delta_e, psnr
 from colorlab.evaluation.report import Estimate, Report, bootstrapped, ratio_of_means
-from colorlab.images import load_gray, load_image
+from colorlab.images import load_gray, load_image, to_uint8
 from colorlab.methods.base import gray_image
 from colorlab.training.photos import load_photographs
 
@@ -79,7 +79,10 @@ def evaluate_photographs(colorize: Colorize, photographs: Sequence[Photograph], 
     Returns:
         Colorfulness, chroma, the error of the lightness in the 8-bit file, and distances to the true colors.
     """
-    conditionings = [_conditioning(photograph, uses_labels) for photograph in photographs]
+    conditionings = [
+        Conditioning(gray=color_to_gray(photograph.image), prompt=photograph.label if uses_labels else "")
+        for photograph in photographs
+    ]
     images = colorize(conditionings, "photographs")
     rows = photograph_rows(photographs, conditionings, images)
     prompt = "the label" if uses_labels else "empty"
@@ -119,6 +122,18 @@ def photograph_rows(
     ]
 
 
+def color_to_gray(image: torch.Tensor) -> np.ndarray:
+    """Take the color out of a picture, as a gray file would hold it.
+
+    Args:
+        image: (1, 3, H, W) float, [0, 1], sRGB.
+
+    Returns:
+        (H, W) uint8 gray of the same lightness.
+    """
+    return (load_gray(to_uint8(image))[0, 0] * 255.0).round().to(torch.uint8).numpy()
+
+
 def lightness_error(image: np.ndarray, gray: torch.Tensor) -> float:
     """Compare the lightness of a result, written to a file and read again, with that of the input.
 
@@ -135,13 +150,6 @@ def lightness_error(image: np.ndarray, gray: torch.Tensor) -> float:
     with Image.open(file) as stored:
         lightness = rgb_to_lab(load_image(stored))[:, :1]
     return float((lightness - gray_to_lightness(gray.float())).abs().max())
-
-
-def _conditioning(photograph: Photograph, uses_labels: bool) -> Conditioning:
-    """Take the color out of a photograph: an 8-bit gray picture of the same lightness, as a file would hold it."""
-    color = (photograph.image[0].permute(1, 2, 0) * 255.0).round().to(torch.uint8).numpy()
-    gray = (load_gray(color)[0, 0] * 255.0).round().to(torch.uint8).numpy()
-    return Conditioning(gray=gray, prompt=photograph.label if uses_labels else "")
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
