@@ -2,9 +2,8 @@
 
     python benchmarks/speed.py [MODEL] [--threads 2] [--repeats 5] [--json]
 
-Each repeat is a new process, so that nothing is warm: libraries are imported, the model is loaded, and its first picture
-(128 px, 20 steps with guidance) is colorized from start to picture. Printed are medians, and the smallest and the largest
-value.
+Each repeat is a new process, so that nothing is warm: libraries are imported, the model is loaded, and its first
+picture (128 px, 20 steps with guidance) is colorized from start to picture. Printed are medians and ranges.
 """
 
 import argparse
