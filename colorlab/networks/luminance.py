@@ -214,7 +214,7 @@ def extend_conv_in(unet: UNet2DConditionModel, extra_channels: int) -> UNet2DCon
     """Copy a UNet and widen its first convolution by input channels whose weights are zero.
 
     The new channels stand behind the old ones: the copy takes `torch.cat([latents, taps[-1]], 1)`. With zero weights it
-    predicts exactly what `unet` predicts, whatever the new channels hold.
+    predicts what `unet` predicts, up to rounding, whatever the new channels hold.
 
     Args:
         unet: the network to copy; it is left alone.
