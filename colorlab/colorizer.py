@@ -24,7 +24,6 @@ class Colorizer:
 
     Args:
         method: networks, guidance and mechanisms of the model.
-        name: what it is called in tables and captions.
         settings: what runs use where nothing else is said; the method's own by default.
         card: what the model card says.
 
@@ -38,12 +37,10 @@ class Colorizer:
         self,
         method: Method,
         *,
-        name: str = "",
         settings: Settings | None = None,
         card: Mapping[str, Any] | None = None,
     ) -> None:
         self.method = method
-        self.name = name or method.name
         self.settings = method.default_settings if settings is None else settings
         self.card = dict(card or {})
 
@@ -75,9 +72,9 @@ class Colorizer:
                 f"dtype is {dtype!r}, but a floating format such as torch.float32 or torch.float16 is expected."
             )
         index = read_index(folder)
-        method = load_method(folder, index, device=device, dtype=dtype)
+        method = load_method(folder, index, device=device, dtype=dtype, name=name)
         settings = method.default_settings.replace(**index.settings)
-        return cls(method, name=name or folder.name, settings=settings, card=index.card)
+        return cls(method, settings=settings, card=index.card)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model in diffusers' folder format, weights as safetensors in the dtype they have now.
@@ -92,6 +89,11 @@ class Colorizer:
         with self.method.lock:
             save_method(self.method, folder, settings=self.settings, card=self.card)
         return folder
+
+    @property
+    def name(self) -> str:
+        """What the model is called in tables and captions."""
+        return self.method.model_name
 
     @property
     def device(self) -> torch.device:
@@ -176,7 +178,10 @@ def load(
         WeightsError: its weights are missing or damaged.
         RangeError: the device does not exist here, or `dtype` is no floating format.
     """
-    return Colorizer.from_pretrained(find_model(name, weights), device=device, dtype=dtype, name=name)
+    folder = find_model(name, weights)
+    # A folder given as the name is known by its last part, as everywhere else.
+    known_as = "" if folder == Path(name).expanduser() else name
+    return Colorizer.from_pretrained(folder, device=device, dtype=dtype, name=known_as)
 
 
 def _check_device(device: str | torch.device) -> torch.device:

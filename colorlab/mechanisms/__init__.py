@@ -1,1 +1,1 @@
-"""mechanisms."""
+"""Mechanisms: one idea of one paper in one file, with its phase, switch, parameters and exhibits."""

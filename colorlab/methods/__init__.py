@@ -1,1 +1,1 @@
-"""methods."""
+"""Methods: each paper as one screen of wiring between networks, guidance and mechanisms; and model folders."""

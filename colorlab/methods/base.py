@@ -42,7 +42,7 @@ class ConditioningWarning(UserWarning):
     """Something the user gave does not fully reach the model: words beyond its length, a field it does not read."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """A Conditioning, encoded for one model: device-bound, never saved, made again when a file is opened.
 
@@ -82,6 +82,8 @@ class Method(ABC):
     Args:
         components: networks, tokenizer and scheduler by the names in `component_names`.
         working_px: side of a square picture with as many pixels as the networks work on.
+        model_name: what the model is called in tables and captions; the method's name by default.
+        weights_hash: identifies the weights it was loaded with; "" for weights that came from no folder.
 
     Attributes:
         lock: held around every use of the networks; reentrant.
@@ -96,12 +98,16 @@ class Method(ABC):
     mechanisms: ClassVar[tuple[Mechanism, ...]]
     default_settings: ClassVar[Settings] = Settings()
 
-    def __init__(self, components: Mapping[str, Any], working_px: int) -> None:
+    def __init__(
+        self, components: Mapping[str, Any], working_px: int, *, model_name: str = "", weights_hash: str = ""
+    ) -> None:
         missing = sorted(set(self.component_names) - set(components))
         if missing:
             raise RangeError(f"{self.name} needs {', '.join(self.component_names)}; {', '.join(missing)} did not come.")
         self.components = {name: components[name] for name in self.component_names}
         self.working_px = working_px
+        self.model_name = model_name or self.name
+        self.weights_hash = weights_hash
         self.unet: Any = components["unet"]
         self.vae: Any = components["vae"]
         self.schedule: NoiseSchedule = components["scheduler"]

@@ -4,6 +4,7 @@
 "../vae"), the SHA-256 of every weight file, the working size, and optionally the model's own settings and its card.
 """
 
+import hashlib
 import importlib
 import json
 from collections.abc import Mapping
@@ -59,6 +60,11 @@ class ModelIndex:
     working_px: int
     settings: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weights_hash(self) -> str:
+        """One hash for all weights, wherever their files lie."""
+        return hashlib.sha256(" ".join(sorted(set(self.sha256.values()))).encode()).hexdigest()
 
 
 def find_method(name: str) -> type[Method]:
@@ -134,8 +140,15 @@ def write_index(folder: Path, index: ModelIndex) -> ModelIndex:
     return ModelIndex(index.method, index.components, sha256, index.working_px, index.settings, index.card)
 
 
-def load_method(folder: Path, index: ModelIndex, *, device: torch.device, dtype: torch.dtype) -> Method:
+def load_method(folder: Path, index: ModelIndex, *, device: torch.device, dtype: torch.dtype, name: str = "") -> Method:
     """Check the hash of every weight file, load the components and wire them up.
+
+    Args:
+        folder: of the model.
+        index: what its `model_index.json` says.
+        device: where the networks go.
+        dtype: their number format.
+        name: what the model is called; the folder's name by default.
 
     Raises:
         WeightsError: a file is missing, damaged, of no known hash, or does not fit the architecture.
@@ -144,22 +157,22 @@ def load_method(folder: Path, index: ModelIndex, *, device: torch.device, dtype:
         method_class = find_method(index.method)
     except RangeError as error:
         raise WeightsError(f"{str(folder / INDEX_NAME)!r} can not be used: {error}") from None
-    missing = [name for name in method_class.component_names if name not in index.components]
+    missing = [part for part in method_class.component_names if part not in index.components]
     if missing:
         raise WeightsError(
             f"{str(folder / INDEX_NAME)!r} names no folder for {', '.join(missing)}, which {index.method} needs; "
             "fetch or make the model again."
         )
     components = {}
-    for name in method_class.component_names:
-        where = index.components[name]
-        for file in weight_files(name, folder / where):
+    for part in method_class.component_names:
+        where = index.components[part]
+        for file in weight_files(part, folder / where):
             entry = f"{where}/{file.name}"
             if entry not in index.sha256:
                 raise WeightsError(f"{INDEX_NAME} of {str(folder)!r} has no SHA-256 for {entry}; make the model again.")
             check_sha256(file, index.sha256[entry])
-        components[name] = load_component(name, folder / where, device=device, dtype=dtype)
-    return method_class(components, index.working_px)
+        components[part] = load_component(part, folder / where, device=device, dtype=dtype)
+    return method_class(components, index.working_px, model_name=name or folder.name, weights_hash=index.weights_hash)
 
 
 def save_method(method: Method, folder: Path, *, settings: Settings, card: Mapping[str, Any]) -> ModelIndex:

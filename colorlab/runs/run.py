@@ -149,7 +149,7 @@ class Run:
         return f"{self.conditioning.prompt!r}, seed {self.settings.seed}"
 
     def __repr__(self) -> str:
-        return f"Run {self.name!r}: {self.method.name}, {self.progress}, {self.subject}"
+        return f"Run {self.name!r}: {self.method.model_name}, {self.progress}, {self.subject}"
 
     # Going on and back.
 
@@ -211,6 +211,9 @@ class Run:
     ) -> "Run":
         """Make a run that shares this one up to a state and goes on from there in another way.
 
+        What is changed holds to the end, changes that this run makes later included. With nothing changed the branch
+        takes the path of this run, bit for bit.
+
         Args:
             step: state to go on from; the present one by default. The number of steps changes the decoding alone.
             conditioning: what to color from then on; as here by default.
@@ -228,21 +231,19 @@ class Run:
         with self._lock:
             step = self.step_index if step is None else step
             self._check_state(step)
-            old, edges = self.segment_at(step), self._edges[:step]
-        conditioning, settings = apply_shortcuts(
-            old.conditioning if conditioning is None else conditioning,
-            old.settings if settings is None else settings,
-            **shortcuts,
-        )
-        kept_edits = old.edits if edits is None else tuple(edits)
-        meter = CostMeter(self.method)
-        new = make_segment(self.method, step, conditioning, settings, edits=kept_edits, meter=meter)
-        initial = self._initial
-        if step > 0:
-            check_continues(self.method, step, old, new)
-        elif not (fresh := initial_state(self.method, new, sample_index=self.sample_index)).equals(initial):
-            initial = fresh
-        segments = [*(segment for segment in self.segments if segment.first_step < step), new]
+            edges = self._edges[:step]
+        meter, segments, initial = CostMeter(self.method), self.segments, self._initial
+        if shortcuts or (conditioning, settings, edits) != (None, None, None):
+            old = self.segment_at(step)
+            conditioning = old.conditioning if conditioning is None else conditioning
+            settings = old.settings if settings is None else settings
+            conditioning, settings = apply_shortcuts(conditioning, settings, **shortcuts)
+            edits = old.edits if edits is None else tuple(edits)
+            new = make_segment(self.method, step, conditioning, settings, edits=edits, meter=meter)
+            segments = (*(segment for segment in self.segments if segment.first_step < step), new)
+            initial = self._initial_of(new) if step == 0 else self._initial
+            if step > 0:
+                check_continues(self.method, step, old, new)
         run = Run(
             self.method, segments, initial, edges=edges, tree=self.tree, sample_index=self.sample_index, meter=meter
         )
@@ -317,6 +318,11 @@ class Run:
 
     # Inside.
 
+    def _initial_of(self, segment: Segment) -> State:
+        """Return state 0 under a segment; this run's own where it is equal, so that branches share it."""
+        fresh = initial_state(self.method, segment, sample_index=self.sample_index)
+        return self._initial if fresh.equals(self._initial) else fresh
+
     def _advance(self) -> State | None:
         """Take one step and return the new state; None if there is none left to take."""
         with self._lock:
@@ -349,7 +355,12 @@ class Run:
 
     def _call(self, step: int | None) -> Call:
         """Put together what a mechanism needs to explain itself."""
-        provenance = {"run": self.name, "method": self.method.name, "step": step}
+        provenance = {
+            "model": self.method.model_name,
+            "weights": self.method.weights_hash,
+            "run": self.name,
+            "step": step,
+        }
         if step is None:
             last = self.num_steps if self.is_finished else self.step_index - 1
             segment = self.segment_at(last)

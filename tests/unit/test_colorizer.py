@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_colorizer, tiny_components, tiny_lcad, tiny_picture, tiny_text_to_image
+from tiny import tiny_colorizer, tiny_components, tiny_picture, tiny_text_to_image
 
 import colorlab
 from colorlab.conditioning import Conditioning
@@ -114,6 +114,16 @@ def test_the_wanted_dtype_is_loaded_and_saved(saved, tmp_path):
     half.save_pretrained(tmp_path / "half")
     assert (tmp_path / "half" / UNET_FILE).stat().st_size < 0.7 * (saved / UNET_FILE).stat().st_size
     assert colorlab.load(str(tmp_path / "half")).dtype == torch.float32
+
+
+def test_exhibits_say_which_weights_they_come_from(saved, tmp_path, picture):
+    first, second = colorlab.load(str(saved)), colorlab.load(str(shutil.copytree(saved, tmp_path / "other")))
+    run = first.start(picture)
+    run.step()
+    provenance = run.explain(0)["classifier_free_guidance.guidance_field"].provenance
+    assert provenance["model"] == "tiny"
+    assert provenance["weights"] == first.method.weights_hash == second.method.weights_hash
+    assert len(provenance["weights"]) == 64
 
 
 def test_loading_leaves_the_global_random_generator_alone(saved):
@@ -284,4 +294,4 @@ def test_pictures_of_any_size_come_out_at_their_size(colorizer, shape):
 def test_the_model_is_described_in_one_line(colorizer):
     assert repr(colorizer) == "Colorizer 'tiny/lcad': lcad, 32 px, cpu, torch.float32"
     assert colorizer.device == torch.device("cpu")
-    assert repr(colorlab.Colorizer(tiny_lcad())).startswith("Colorizer 'lcad'")
+    assert repr(colorlab.Colorizer(tiny_text_to_image())).startswith("Colorizer 'text_to_image'")

@@ -86,7 +86,7 @@ def test_methods_never_import_each_other():
 
 def run_python(code):
     """Run code in a fresh interpreter and return what it printed."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -97,6 +97,19 @@ def test_the_head_of_a_branch_is_shared_and_only_the_tail_is_computed(run):
     assert branch.segment_at(2).conditioning.prompt == "a red car"
 
 
+def test_a_branch_of_a_branch_keeps_its_changes_unless_it_makes_its_own(run):
+    run.finish(progress=False)
+    blue = run.branch(step=3, prompt="a blue car").finish(progress=False)
+    calls = run.method.network_calls["text_encoder"]
+    again = blue.branch(step=1)
+    assert again.cost["prepare"].network_calls == 0
+    assert equal_paths(again.finish(progress=False), blue)
+    green = blue.branch(step=1, seed=0).finish(progress=False)
+    assert green.conditioning.prompt == "a red car"
+    assert equal_paths(green, run)
+    assert run.method.network_calls["text_encoder"] == calls
+
+
 def test_a_branch_at_step_zero_shares_the_start_unless_it_differs(run):
     assert run.branch(step=0, prompt="a blue car").states[0] is run.states[0]
     assert not run.branch(step=0, seed=1).states[0].equals(run.states[0])

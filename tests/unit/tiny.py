@@ -94,7 +94,7 @@ def tiny_components(extra_channels: int, *, schedule: NoiseSchedule | None = Non
 
 def tiny_lcad(*, schedule: NoiseSchedule | None = None) -> Lcad:
     """Return an L-CAD that works at 32 px."""
-    return Lcad(tiny_components(WIDTHS[-1], schedule=schedule), working_px=32)
+    return Lcad(tiny_components(WIDTHS[-1], schedule=schedule), working_px=32, model_name="tiny/lcad")
 
 
 def tiny_text_to_image() -> TextToImage:
@@ -104,7 +104,7 @@ def tiny_text_to_image() -> TextToImage:
 
 def tiny_colorizer(method: Method | None = None) -> Colorizer:
     """Return a Colorizer around a tiny model that takes four steps."""
-    return Colorizer(method or tiny_lcad(), name="tiny/lcad", settings=Settings(num_inference_steps=4))
+    return Colorizer(method or tiny_lcad(), settings=Settings(num_inference_steps=4))
 
 
 def tiny_picture(height: int = 40, width: int = 56) -> np.ndarray:
