@@ -16,9 +16,10 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from colorlab.evaluation.metrics import mean_chroma
 from colorlab.evaluation.report import Estimate, Report, bootstrapped, proportion
 from colorlab.networks.libraries import CLIPModel, CLIPTokenizer
-from colorlab.training.captions import fade, with_article
+from colorlab.training.captions import GRAY_CHROMA, fade, with_article
 from colorlab.training.clip import IMAGE_PX, encode_images, encode_texts
 from colorlab.training.corpus import NO_THING, patch_map
 from colorlab.training.scenes import TEST_SEEDS, Scene, caption, make_scene
@@ -42,7 +43,7 @@ def evaluate_clip(
     Args:
         folder: of the CLIP with its tokenizer.
         num_scenes: held-out scenes.
-        photographs: each (1, 3, H, W) float, [0, 1]; brought to CLIP's square.
+        photographs: each (1, 3, H, W) float, [0, 1]; brought to CLIP's square. Those without color are left out.
         labels: what each shows, in words.
 
     Returns:
@@ -56,7 +57,10 @@ def evaluate_clip(
     rows += margin_rows(model, tokenizer, images, contents, "scenes")
     if photographs:
         squares = torch.cat([F.interpolate(image, (IMAGE_PX, IMAGE_PX), mode="area") for image in photographs])
-        rows += margin_rows(model, tokenizer, squares, [with_article(label) for label in labels], "photographs")
+        # A gray photograph has no color that could be told from gray.
+        colored = mean_chroma(squares) >= GRAY_CHROMA
+        named = [with_article(label) for label, kept in zip(labels, colored.tolist(), strict=True) if kept]
+        rows += margin_rows(model, tokenizer, squares[colored], named, "photographs")
     return Report(f"CLIP gate of {folder.name}", tuple(rows), {"scenes": num_scenes, "photographs": len(photographs)})
 
 

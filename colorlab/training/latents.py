@@ -153,7 +153,7 @@ def _encoded(
         for start in tqdm(range(0, num_photographs + num_scenes, batch_size), desc=path.stem, mininterval=10):
             stop = min(start + batch_size, num_photographs + num_scenes)
             images = torch.stack([_picture(pictures, index) for index in range(start, stop)])
-            values = encode(images).to(torch.float16).cpu().numpy()
+            values = encode(images.contiguous(memory_format=torch.channels_last)).to(torch.float16).cpu().numpy()
             if array is None:
                 shape = (num_photographs + num_scenes, *values.shape[1:])
                 array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)

@@ -32,8 +32,8 @@ LATENT_NOISE = 0.1
 """Largest standard deviation of the noise put on scaled latents in stage 1, so that the decoder leans on the picture's
 own luminance rather than on latents that a diffusion model gets slightly wrong. Ours."""
 
-LUMA_WEIGHT = 2.0
-"""Weight of luma in stage 1: structure is what the taps are for. Ours."""
+LUMA_WEIGHT = 0.5
+"""Weight of luma in stage 1. Ours: the finished picture takes its lightness from the input, so chroma counts more."""
 
 
 @dataclass
