@@ -1,6 +1,6 @@
 # The two commands of the README: `make lab` and `make test`. Everything is installed into .venv.
 #   PYTHON=python3.12        the interpreter that makes the environment (3.11 or newer)
-#   TORCH_INDEX=URL          one more package index to take torch from, e.g. https://download.pytorch.org/whl/cpu
+#   TORCH_INDEX=URL          one more package index to take torch from, such as PyTorch's own index of CPU builds
 #   LAB_FLAGS="--no-browser" handed to JupyterLab;  PYTEST_FLAGS="-k color" handed to pytest
 
 PYTHON ?= python3
