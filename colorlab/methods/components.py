@@ -74,7 +74,7 @@ class TextEncoder:
         text_config = libraries.CLIPTextConfig(**config.get("text_config", config))
         # Some of its buffers are not in the file, so it can not be built without memory.
         with torch.random.fork_rng(devices=[]):
-            encoder = libraries.CLIPTextModel(text_config)
+            encoder: Any = libraries.CLIPTextModel(text_config)
         # Files say "text_model.", and so does the class before transformers 5.
         expected = encoder.state_dict()
         prefix = "text_model." if any(name.startswith("text_model.") for name in expected) else ""
@@ -84,7 +84,7 @@ class TextEncoder:
             if name.startswith("text_model.") and not name.endswith("position_ids")
         }
         encoder.load_state_dict(weights, strict=True, assign=True)
-        moved: torch.nn.Module = encoder.to(device)  # type: ignore[arg-type]
+        moved: torch.nn.Module = encoder.to(device)
         return moved
 
     def save(self, component: Any, folder: Path) -> None:
