@@ -17,7 +17,7 @@ TEST_STAMP := $(VENV)/.test-$(KEY)
 INSTALL = $(RUN) pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints/cpu.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test clean
+.PHONY: help lab test figures clean
 
 help:
 	@echo "make lab    make the environment and open JupyterLab on notebooks/00_tour.ipynb"
@@ -33,6 +33,20 @@ test: $(TEST_STAMP)
 	$(RUN) mypy
 	OMP_NUM_THREADS=1 $(RUN) pytest $(wildcard tests notebooks) --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout 300 $(PYTEST_FLAGS)
+
+# Every figure of docs/figures.md, measured anew:  make -j2 figures PHOTOS=DIR JUDGE=DIR  (about 20 minutes).
+FIGURES := $(addprefix docs/figures/,scenes.md photographs.md clip.md judge.md speed.md)
+
+figures: $(FIGURES)
+	@{ printf '# Figures\n\nMeasured by `make -j2 figures PHOTOS=DIR JUDGE=DIR`, where PHOTOS holds validation photographs'; \
+	   printf ' and JUDGE an outside classifier; see `benchmarks/`.\n'; \
+	   for part in $(FIGURES); do printf '\n## %s\n\n' "$$(basename $$part .md)"; cat $$part; done; } > docs/figures.md
+
+docs/figures/scenes.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/lcad --scenes 200 > $@
+docs/figures/photographs.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/lcad --images "$(PHOTOS)" > $@
+docs/figures/clip.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/clip --scenes 200 --images "$(PHOTOS)" > $@
+docs/figures/judge.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/judge.py --judge "$(JUDGE)" --photos "$(PHOTOS)" > $@
+docs/figures/speed.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/speed.py > $@
 
 clean:
 	rm -rf $(VENV)

@@ -8,7 +8,7 @@ would have no gradient).
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -123,16 +123,27 @@ class ClipRecipe:
     Args:
         pictures: what to train on.
         tokenizer: see `train_tokenizer`.
+        start: a trained model whose vision tower alone is trained on; its words stay as they are, bit for bit, so that
+            networks that were trained on them stay valid. None trains both towers from nothing.
         seed: of the initial weights.
     """
 
     pictures: Pictures
     tokenizer: CLIPTokenizer
+    start: CLIPModel | None = None
     seed: int = 0
-    name: str = field(default="clip", init=False)
+
+    @property
+    def name(self) -> str:
+        """`clip`, or `clip-vision` when only the vision tower is trained on."""
+        return "clip" if self.start is None else "clip-vision"
 
     def trainable(self) -> nn.Module:
-        """Return the untrained model."""
+        """Return the untrained model, or the one to start from with its text tower frozen."""
+        if self.start is not None:
+            for part in (self.start.text_model, self.start.text_projection):
+                part.requires_grad_(False)
+            return _Towers(self.start, self.tokenizer)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return _Towers(mini_clip(self.tokenizer), self.tokenizer)
@@ -141,16 +152,18 @@ class ClipRecipe:
         self, module: nn.Module, generator: torch.Generator, batch_size: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Contrast one batch of pictures with captions and its scene patches with phrases."""
-        images, captions, phrases, targets = self._batch(generator, batch_size)
+        images, captions, wrong, phrases, targets = self._batch(generator, batch_size)
         device = next(module.parameters()).device
-        tokens, text, scale = module(images.to(device), [*captions, *phrases])
-        caption_vectors, phrase_vectors = text[: len(captions)], text[len(captions) :]
+        tokens, text, scale = module(images.to(device), [*captions, *wrong, *phrases])
+        caption_vectors, wrong_vectors, phrase_vectors = text.split([len(captions), len(wrong), len(phrases)])
         picture_vectors = F.normalize(tokens[:, 0], dim=-1)
         logits = scale * picture_vectors @ caption_vectors.T
         # Equal captions in one batch are equally right: each target is spread over them.
         same = torch.tensor([[a == b for b in captions] for a in captions], device=device).float()
         same = same / same.sum(1, keepdim=True)
-        picture_loss = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
+        against_wrong = scale * (picture_vectors * wrong_vectors).sum(-1, keepdim=True)
+        to_text = F.cross_entropy(torch.cat([logits, against_wrong], 1), F.pad(same, (0, 1)))
+        picture_loss = (to_text + F.cross_entropy(logits.T, same)) / 2
         patches = F.normalize(tokens[-targets.shape[0] :, 1:], dim=-1)
         kept = targets.to(device) >= 0
         patch_logits = scale * patches[kept] @ phrase_vectors.T
@@ -166,35 +179,39 @@ class ClipRecipe:
 
     def _batch(
         self, generator: torch.Generator, batch_size: int
-    ) -> tuple[torch.Tensor, list[str], list[str], torch.Tensor]:
-        """Draw pictures, their captions, the phrases of all scene objects, and each scene patch's phrase index."""
+    ) -> tuple[torch.Tensor, list[str], list[str], list[str], torch.Tensor]:
+        """Draw pictures, their captions, wrong captions, phrases of scene objects, and each patch's phrase index.
+
+        A wrong caption says of a picture in color that it has none, and of a faded one that it is in color.
+        """
         draws = self.pictures.draw(batch_size, IMAGE_PX, generator)
         images, captions = draws.images, []
         fading = [self._fading(generator) for _ in range(batch_size)]
         for position, kind in enumerate(fading):
             if kind:
                 images[position : position + 1] = fade(images[position : position + 1], kind)
+        wrong = []
         num_photographs = len(draws.photographs)
         for position, index in enumerate(draws.photographs):
             label, color = self.pictures.photographs.labels[index], self.pictures.colors[index]
-            if fading[position]:
-                captions.append(faded_caption(label, fading[position], generator))
-            else:
-                captions.append(
-                    photo_caption(label, color, generator, name_color=bool(torch.rand(1, generator=generator) < 0.7))
-                )
+            faded = fading[position] or ("gray" if color == "none" else "")
+            named = bool(torch.rand(1, generator=generator) < 0.7)
+            plain = photo_caption(label, "" if faded else color, generator, name_color=named)
+            captions.append(faded_caption(label, faded, generator) if faded else plain)
+            wrong.append(plain if faded else faded_caption(label, self._fading(generator, share=1.0), generator))
         phrases: dict[str, int] = {}
         template = self._phrase(generator)
         targets = torch.full((len(draws.scenes), (IMAGE_PX // PATCH_PX) ** 2), NO_THING, dtype=torch.long)
         for position, index in enumerate(draws.scenes):
             texts = self.pictures.scenes.captions[index]
+            content = texts[CAPTION_KINDS.index("scarce")]
             faded = fading[num_photographs + position]
-            if faded:
-                captions.append(faded_caption(texts[CAPTION_KINDS.index("scarce")], faded, generator))
-                continue
-            captions.append(texts[int(torch.randint(3, (1,), generator=generator))])
-            targets[position] = self._patch_targets(index, draws.mirrored[position], phrases, template)
-        return images, captions, list(phrases), targets
+            plain = content if faded else texts[int(torch.randint(len(texts), (1,), generator=generator))]
+            captions.append(faded_caption(content, faded, generator) if faded else plain)
+            wrong.append(plain if faded else faded_caption(content, self._fading(generator, share=1.0), generator))
+            if not faded:
+                targets[position] = self._patch_targets(index, draws.mirrored[position], phrases, template)
+        return images, captions, wrong, list(phrases), targets
 
     def _patch_targets(self, index: int, mirrored: bool, phrases: dict[str, int], template: str) -> torch.Tensor:
         """Give each patch of a scene the index of the phrase that names it; new phrases are added."""
@@ -219,9 +236,9 @@ class ClipRecipe:
         return next(template for template, bound in PHRASES if draw < bound)
 
     @staticmethod
-    def _fading(generator: torch.Generator) -> str:
+    def _fading(generator: torch.Generator, *, share: float = FADED_SHARE) -> str:
         """Draw whether and how a picture loses its color."""
-        if torch.rand(1, generator=generator) >= FADED_SHARE:
+        if torch.rand(1, generator=generator) >= share:
             return ""
         kinds = [*FADED_TEMPLATES, "gray"]
         return kinds[int(torch.randint(len(kinds), (1,), generator=generator))]

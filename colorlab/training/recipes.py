@@ -7,6 +7,7 @@
 | --- | --- | --- |
 | `vae` | photographs | `family/vae` |
 | `clip` | photographs | `family/clip` with the tokenizer |
+| `clip-vision` | clip | `family/clip` with the same words and a vision tower trained on; refresh the indexes after it |
 | `prior` | vae, clip | `family/prior` |
 | `lcad-luminance` | vae | `family/luminance` |
 | `lcad` | vae, clip, prior, luminance | `family/lcad` |
@@ -22,7 +23,7 @@ import torch
 from colorlab.data import data_folder
 from colorlab.errors import StateError
 from colorlab.methods.components import load_component
-from colorlab.networks.libraries import AutoencoderKL
+from colorlab.networks.libraries import AutoencoderKL, CLIPModel, CLIPTokenizer
 from colorlab.sampling.schedules import NoiseSchedule
 from colorlab.training.captions import vocabulary
 from colorlab.training.clip import ClipRecipe
@@ -41,13 +42,21 @@ NUM_SCENES = 24_000
 PLANS: dict[str, Plan] = {
     "vae": Plan(steps=3_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
     "clip": Plan(steps=1_000, batch_size=64, learning_rate=1e-3, ema_decay=0.995, weight_decay=0.05, warmup=200),
+    "clip-vision": Plan(steps=300, batch_size=64, learning_rate=3e-4, ema_decay=0.98, weight_decay=0.05, warmup=20),
     "prior": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
     "lcad-luminance": Plan(steps=2_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
     "lcad": Plan(steps=8_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
 }
 """How long each recipe trains unless told otherwise; what the shipped weights got is in their model cards."""
 
-MEMBERS = {"vae": "vae", "clip": "clip", "prior": "prior", "lcad-luminance": "luminance", "lcad": "lcad"}
+MEMBERS = {
+    "vae": "vae",
+    "clip": "clip",
+    "clip-vision": "clip",
+    "prior": "prior",
+    "lcad-luminance": "luminance",
+    "lcad": "lcad",
+}
 """Folder of `family` that each recipe makes."""
 
 
@@ -121,6 +130,12 @@ def _build_clip(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
     return ClipRecipe(pictures, train_tokenizer(vocabulary(pictures.photographs.labels), out / "cache" / "tokenizer"))
 
 
+def _build_clip_vision(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
+    folder = _member(out, "clip")
+    start = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+    return ClipRecipe(pictures, CLIPTokenizer.from_pretrained(folder), start)
+
+
 def _build_prior(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
     key = weights_key(*_member(out, "vae").glob("*.safetensors"))
     encoded = encode_pictures(pictures, _vae(out, device), out / "cache", key=key)
@@ -148,6 +163,7 @@ def _build_lcad(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
 _BUILDERS: dict[str, Callable[[Pictures, Path, torch.device], Recipe]] = {
     "vae": _build_vae,
     "clip": _build_clip,
+    "clip-vision": _build_clip_vision,
     "prior": _build_prior,
     "lcad-luminance": _build_luminance,
     "lcad": _build_lcad,
