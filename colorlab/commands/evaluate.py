@@ -59,7 +59,7 @@ def evaluate_model(
     photographs = [] if images is None else load_folder(images, limit=limit)
     if (folder := _clip_folder(model)) is not None:
         report = evaluate_clip(folder, num_scenes or 0, [p.image for p in photographs], [p.label for p in photographs])
-        print(report.to_json() if as_json else report.to_table())
+        _publish(report.to_json(), report.to_table(), as_json=as_json, out=out)
         return
     colorizer = load(model, device=device)
     if "gray" not in colorizer.method.requires:
@@ -78,10 +78,15 @@ def evaluate_model(
         if {"vae", "luminance_encoder"} <= set(components):
             size_px = colorizer.method.working_px
             reports.append(evaluate_autoencoder(components, [photo.image for photo in photographs], size_px=size_px))
-    text = _to_json(colorizer, in_force, reports)
+    tables = [_heading(colorizer, in_force), *(report.to_table() for report in reports)]
+    _publish(_to_json(colorizer, in_force, reports), "\n\n".join(tables), as_json=as_json, out=out)
+
+
+def _publish(text: str, table: str, *, as_json: bool, out: Path | None) -> None:
+    """Print the figures, and write their JSON into a file if one is named."""
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
-    print(text if as_json else "\n\n".join([_heading(colorizer, in_force), *(report.to_table() for report in reports)]))
+    print(text if as_json else table)
 
 
 def _clip_folder(model: str) -> Path | None:
