@@ -27,8 +27,8 @@ def open_lab(arguments: Sequence[str]) -> int:
     """
     if importlib.util.find_spec("jupyterlab") is None:
         raise MissingExtraError("JupyterLab is not installed; install it with: pip install 'colorlab[lab]'.")
-    root, notebook = find_notebooks()
-    command = [sys.executable, "-m", "jupyterlab", *notebook, f"--ServerApp.root_dir={root}", *arguments]
+    root, opening = find_notebooks()
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}", *opening, *arguments]
     if hasattr(os, "geteuid") and os.geteuid() == 0 and "--allow-root" not in arguments:
         command.append("--allow-root")  # in a container root is the only user; JupyterLab would refuse to start
     try:
@@ -38,9 +38,12 @@ def open_lab(arguments: Sequence[str]) -> int:
 
 
 def find_notebooks() -> tuple[Path, list[str]]:
-    """Find the folder to show and the notebook to open: the checkout's tour, else the current folder and none."""
+    """Find the folder to show, and the option that opens the tour: the checkout's, else the current folder and none.
+
+    An address rather than a file name: the address that JupyterLab prints leads to the tour too, on a remote machine.
+    """
     checkout = Path(colorlab.__file__).resolve().parent.parent
     for root in (Path.cwd(), checkout):
         if (root / TOUR).is_file():
-            return root, [str(root / TOUR)]
+            return root, [f"--LabApp.default_url=/lab/tree/{TOUR}"]
     return Path.cwd(), []

@@ -373,7 +373,7 @@ def test_the_lab_opens_on_the_tour_of_a_checkout(tmp_path: Path, monkeypatch: py
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "00_tour.ipynb").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    assert find_notebooks() == (tmp_path, [str(tmp_path / "notebooks" / "00_tour.ipynb")])
+    assert find_notebooks() == (tmp_path, ["--LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb"])
 
 
 def test_the_lab_passes_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
