@@ -20,7 +20,7 @@ def open_lab(arguments: Sequence[str]) -> int:
         arguments: options for JupyterLab.
 
     Returns:
-        Its exit code.
+        Its exit code, where it runs as a process of its own (Windows).
 
     Raises:
         MissingExtraError: JupyterLab is not installed.
@@ -31,10 +31,10 @@ def open_lab(arguments: Sequence[str]) -> int:
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}", *opening, *arguments]
     if hasattr(os, "geteuid") and os.geteuid() == 0 and "--allow-root" not in arguments:
         command.append("--allow-root")  # in a container root is the only user; JupyterLab would refuse to start
-    try:
-        return subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:
-        return 0  # Ctrl-C is how one closes JupyterLab; it has already asked and said goodbye
+    if os.name == "posix":
+        # JupyterLab takes the place of this process: Ctrl-C, which it asks about, and any other signal reach it alone.
+        os.execv(sys.executable, command)
+    return subprocess.run(command, check=False).returncode
 
 
 def find_notebooks() -> tuple[Path, list[str]]:

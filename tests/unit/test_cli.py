@@ -383,8 +383,11 @@ def test_the_lab_passes_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
         commands.append(command)
         return subprocess.CompletedProcess(command, 0)
 
+    # In the real execv nothing comes after; here the way of other systems is taken next, with the same words.
+    monkeypatch.setattr(os, "execv", lambda program, command: commands.append(command))
     monkeypatch.setattr("colorlab.commands.lab.subprocess.run", run)
     assert cli.main(["lab", "--no-browser", "--port=9999"]) == 0
+    assert commands[0] == commands[-1]
     assert commands[0][:3] == [sys.executable, "-m", "jupyterlab"]
     assert {"--no-browser", "--port=9999"} <= set(commands[0])
 
