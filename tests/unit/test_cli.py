@@ -1,6 +1,7 @@
 """The command line: exit codes, one sentence on stderr, and nothing half-done on the disk."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
