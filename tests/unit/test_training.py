@@ -155,9 +155,13 @@ def test_the_corpus_is_read_back_as_it_was_drawn(tmp_path: Path) -> None:
 
 def test_pass_through_keeps_a_flat_picture_flat() -> None:
     vae = AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1, latent_channels=4, norm_num_groups=2,
-    )  # fmt: skip
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+    )
     pass_through(vae)
     features = torch.rand(1, 8, 8, 8)
     block = vae.encoder.down_blocks[0]
