@@ -256,7 +256,8 @@ def _to_array(source: Any, name: str) -> np.ndarray:
 
 def _read_file(path: Path, name: str) -> np.ndarray:
     """Read one picture file."""
-    if not path.exists():
+    # Not `path.exists`, which fails for names that no file can have.
+    if not os.path.exists(path):
         raise ImageError(f"{name}: there is no file {str(path)!r}; check the path.")
     if path.is_dir():
         raise ImageError(f"{name}: {str(path)!r} is a folder, but a picture file is expected.")
@@ -267,13 +268,15 @@ def _read_file(path: Path, name: str) -> np.ndarray:
             opened = Image.open(path)
         with opened as image:
             return _pil_to_array(image, name)
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
         raise ImageError(
             f"{name}: {str(path)!r} is not a picture that can be read; give a PNG or JPEG file."
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: {str(path)!r} has far more than {MAX_PIXELS:,} pixels; resize it first.") from error
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{name}: {str(path)!r} can not be read ({error}); it may be truncated or damaged.") from error
 
 
@@ -283,23 +286,24 @@ def _pil_to_array(image: Image.Image, name: str) -> np.ndarray:
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
+        # First: Pillow's conversion of a deep picture with a transparent value makes everything white.
+        if image.mode.startswith("I") or image.mode == "F":
+            return _check_array(_wide_to_array(image, name), name)
         if image.mode in _ALPHA_MODES or "transparency" in image.info:
             image = image.convert("RGBA")
-        elif image.mode.startswith("I") or image.mode == "F":
-            return _check_array(_wide_to_array(image, name), name)
         elif image.mode in ("1", "L"):
             image = image.convert("L")
         else:
             image = image.convert("RGB")
+    except ImageError:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
         raise ImageError(f"{name} can not be decoded ({error}); it may be truncated or damaged.") from error
     return _check_array(np.asarray(image), name)
 
 
 def _wide_to_array(image: Image.Image, name: str) -> np.ndarray:
-    """Convert a gray PIL image of 16 or 32 bits a pixel to uint16 or float."""
+    """Convert a gray PIL image of 16 or 32 bits a pixel to uint16 or float, its transparent value to white."""
     values = np.asarray(image)
     if image.mode == "F":
         return values
@@ -307,7 +311,7 @@ def _wide_to_array(image: Image.Image, name: str) -> np.ndarray:
         raise ImageError(
             f"{name} holds integers from {values.min()} to {values.max()}, but 8 or 16 bits without sign are expected."
         )
-    return values.astype(np.uint16)
+    return np.where(values == image.info.get("transparency"), 65535, values).astype(np.uint16)
 
 
 def _check_size(height: int, width: int, name: str) -> None:

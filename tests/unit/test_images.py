@@ -59,6 +59,13 @@ def test_sixteen_bits(tmp_path: Path) -> None:
         assert torch.allclose(load_gray(source), load_gray(GRAY), atol=1e-6)
 
 
+def test_sixteen_bits_with_a_transparent_value(tmp_path: Path) -> None:
+    deep = np.array([[0, 1000, 30000, 65535]], dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png", transparency=1000)
+    expected = torch.tensor([[0.0, 1.0, 30000 / 65535, 1.0]])
+    assert torch.allclose(load_gray(tmp_path / "deep.png")[0, 0], expected)
+
+
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "RGBA", "RGBX"])
 def test_color_modes_are_converted(mode: str) -> None:
     flat = Image.new("RGB", (5, 4), (200, 40, 40))
@@ -138,6 +145,11 @@ def _text(folder: Path) -> Path:
     return folder / "notes.png"
 
 
+def _bad_header(folder: Path) -> Path:
+    (folder / "bad.ppm").write_bytes(b"P6 2,5 2 255 ")
+    return folder / "bad.ppm"
+
+
 def _empty_file(folder: Path) -> Path:
     (folder / "empty.jpg").touch()
     return folder / "empty.jpg"
@@ -161,6 +173,9 @@ def _absurd(folder: Path) -> Path:
         (_truncated, "truncated"),
         (_text, "not a picture"),
         (_empty_file, "not a picture"),
+        (_bad_header, "can not be read"),
+        (lambda folder: "x" * 5000, "there is no file"),
+        (lambda folder: "x\0y", "there is no file"),
         (_huge, "at most 50,000,000"),
         (_absurd, "50,000,000 pixels"),
         (lambda folder: np.full((4, 4), np.nan), "16 values that are NaN"),
