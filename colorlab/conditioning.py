@@ -59,8 +59,10 @@ class Manipulation:
             raise RangeError(f"target_scale is {scale!r}, but a finite number is expected.")
         if not isinstance(self.enhance, bool):
             raise RangeError(f"enhance is {self.enhance!r}, but True or False is expected.")
-        steps = tuple(self.thresholds)
-        is_rising = all(low < high for low, high in itertools.pairwise(steps))
+        steps = _items(self.thresholds, "thresholds")
+        is_rising = all(isinstance(step, int | float) for step in steps) and all(
+            low < high for low, high in itertools.pairwise(steps)
+        )
         if len(steps) != 4 or not is_rising or steps[0] < 0 or steps[-1] > 1:
             raise RangeError(f"thresholds are {steps}, but four numbers that rise within [0, 1] are expected.")
         object.__setattr__(self, "target_scale", float(scale))
@@ -231,7 +233,9 @@ class Conditioning:
         if not isinstance(masks, Mapping):
             raise RangeError(f"masks are a JSON {type(masks).__name__}, but an object from name to mask is expected.")
         values["masks"] = {name: decode_picture(mask, f"the mask {name!r}") for name, mask in masks.items()}
-        values["manipulations"] = tuple(_manipulation(item) for item in values.get("manipulations", ()))
+        values["manipulations"] = tuple(
+            _manipulation(item) for item in _items(values.get("manipulations"), "manipulations")
+        )
         return cls(**values)
 
     def _check_sizes(self) -> None:

@@ -58,8 +58,7 @@ def decode_picture(stored: Any, name: str) -> np.ndarray:
         data = base64.b64decode(stored["data"], validate=True)
         encoding = stored["encoding"]
         if encoding in ("png", "png-1bit"):
-            picture = np.asarray(Image.open(io.BytesIO(data), formats=["PNG"]))
-            return picture
+            return np.asarray(Image.open(io.BytesIO(data), formats=["PNG"]))
         if encoding != "float32-zlib":
             raise ImageError(f"{name} is stored as {encoding!r}, which this version of colorlab does not know.")
         shape = tuple(int(size) for size in stored["shape"])
@@ -71,7 +70,7 @@ def decode_picture(stored: Any, name: str) -> np.ndarray:
         return np.frombuffer(zlib.decompressobj().decompress(data, num_bytes + 1), dtype="<f4").reshape(shape)
     except ImageError:
         raise
-    except (KeyError, TypeError, ValueError, OSError, SyntaxError, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, OSError, SyntaxError, zlib.error, Image.DecompressionBombError) as error:
         raise ImageError(
             f"{name} in the JSON is damaged ({error}); write it again with Conditioning.to_json."
         ) from error

@@ -69,7 +69,9 @@ class Settings:
         object.__setattr__(self, "mechanisms", _freeze_mechanisms(self.mechanisms))
 
     def __hash__(self) -> int:
-        return hash(self.to_json())
+        # Of the values, not of their JSON: 1 and 1.0 are equal but written differently.
+        mechanisms = tuple((name, *values.items()) for name, values in self.mechanisms.items())
+        return hash(tuple({**self.__dict__, "mechanisms": mechanisms}.values()))
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the mechanisms as plain dictionaries."""

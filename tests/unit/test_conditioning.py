@@ -1,9 +1,12 @@
+import base64
 import copy
 import dataclasses
 import json
 import pickle
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +182,8 @@ def test_unknown_fields_are_told() -> None:
         {"enhance": 1},
         {"thresholds": (0.5, 0.5, 0.6, 0.7)},
         {"thresholds": (0.1, 0.2, 0.3)},
+        {"thresholds": ("a", "b", "c", "d")},
+        {"thresholds": 0.5},
         {"thresholds": (-0.1, 0.2, 0.3, 0.4)},
         {"anchor_text": 3},
     ],
@@ -189,7 +194,8 @@ def test_bad_manipulations_are_told(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"text": 3}', '{"masks": 3}', '{"manipulations": [3]}', '{"strokes": 3}']
+    "text",
+    ["", "{", "[]", '{"text": 3}', '{"masks": 3}', '{"manipulations": [3]}', '{"manipulations": 3}', '{"strokes": 3}'],
 )
 def test_bad_json_is_told(text: str) -> None:
     with pytest.raises(RangeError):
@@ -231,3 +237,12 @@ def test_damaged_pictures_in_json_are_told(changes: dict[str, Any]) -> None:
 
 def test_strokes_may_be_given_as_strokes() -> None:
     assert Conditioning(strokes=Strokes([STROKE])) == Conditioning(strokes=(STROKE,))
+
+
+def test_a_stored_picture_that_claims_an_absurd_size_is_told() -> None:
+    stored = encode_picture(GRAY / np.float32(255))
+    data = bytearray(base64.b64decode(stored["data"]))
+    data[16:24] = struct.pack(">II", 30_000, 30_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    with pytest.raises(ImageError, match="gray in the JSON is damaged"):
+        decode_picture({**stored, "data": base64.b64encode(data).decode()}, "gray")

@@ -74,8 +74,11 @@ def test_settings_are_frozen_all_the_way_down() -> None:
     assert settings.mechanisms["a"]["x"] == 1
 
 
-def test_the_order_of_mechanisms_does_not_count() -> None:
+def test_the_order_of_mechanisms_and_the_kind_of_number_do_not_count() -> None:
     assert Settings(mechanisms={"a": {}, "b": {}}) == Settings(mechanisms={"b": {}, "a": {}})
+    whole, real = (Settings(mechanisms={"a": {"x": value}}) for value in (1, 1.0))
+    assert whole == real
+    assert hash(whole) == hash(real)
     assert hash(Settings(mechanisms={"a": {}, "b": {}})) == hash(Settings(mechanisms={"b": {}, "a": {}}))
 
 
