@@ -31,6 +31,7 @@ from colorlab.mechanisms.base import Mechanism
 from colorlab.methods.cache import FieldCache, tensor_bytes
 from colorlab.methods.text import EncodedText, encode_text
 from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.sampling.solvers import find_solver
 from colorlab.settings import Settings
 
 __all__ = ["ConditioningWarning", "Finish", "Method", "Prepared", "gray_image"]
@@ -182,7 +183,8 @@ class Method(ABC):
             Notes on given fields that this method does not read.
 
         Raises:
-            RangeError: a required field is missing, or a mechanism or parameter in `settings` does not exist.
+            RangeError: a required field is missing, a mechanism or parameter in `settings` does not exist, or the
+                settings ask for what the method or the solver can not do.
         """
         given = [field.name for field in fields(conditioning) if _is_given(getattr(conditioning, field.name))]
         for name in self.requires:
@@ -192,6 +194,8 @@ class Method(ABC):
             raise RangeError(
                 f"strength is {settings.strength:g}, but {self.name} starts from noise alone and keeps nothing; use 1."
             )
+        if settings.eta > 0 and not find_solver(settings.solver).takes_eta:
+            raise RangeError(f"eta is {settings.eta:g}, but {settings.solver} adds no noise; use 0, or another solver.")
         for name in settings.mechanisms:
             self.mechanism(name).in_force(settings)
         return tuple(

@@ -137,6 +137,11 @@ def test_strength_below_one_has_no_meaning_here(lcad, cond):
         lcad.prepare(cond, SETTINGS.replace(strength=0.5))
 
 
+def test_noise_in_every_step_needs_a_solver_that_adds_it(lcad, cond):
+    with pytest.raises(RangeError, match=r"eta is 0\.5, but euler adds no noise"):
+        lcad.prepare(cond, SETTINGS.replace(eta=0.5, solver="euler"))
+
+
 @pytest.mark.parametrize(
     ("mechanisms", "message"),
     [
