@@ -99,7 +99,8 @@ def find_model(name: str, weights: str | Path | None = None) -> Path:
 
     Raises:
         UnknownModelError: there is no such model; the message lists those that exist.
-        WeightsError: it is a published model and its weights were not given.
+        WeightsError: it is a published model and its weights were not given; or it is unknown because there is no data
+            folder.
     """
     if weights is not None:
         return Path(weights).expanduser()
@@ -114,6 +115,7 @@ def find_model(name: str, weights: str | Path | None = None) -> Path:
     folder = Path(name).expanduser()
     if (folder / MODEL_INDEX).is_file():
         return folder
+    data_folder()  # a name can not be known without the data folder: its error says why there is none
     names = ", ".join(entry.name for entry in table)
     raise UnknownModelError(f"There is no model {name!r}, nor a model folder of this name; there are: {names}.")
 

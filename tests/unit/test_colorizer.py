@@ -204,6 +204,12 @@ def test_unknown_names_list_what_exists():
         colorlab.load("mini/nothing")
 
 
+def test_without_data_the_reason_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLORLAB_DATA", str(tmp_path / "none"))
+    with pytest.raises(WeightsError, match="COLORLAB_DATA is"):
+        colorlab.load("mini/lcad")
+
+
 def test_published_models_say_what_they_need():
     with pytest.raises(WeightsError, match=r"sd/lcad needs weights that do not come with colorlab .*weights=FOLDER"):
         colorlab.load("sd/lcad")
