@@ -198,12 +198,16 @@ def plot_delta_e(image: Any, other: Any, *, formula: str = "2000", cell_px: int 
 
     Raises:
         ShapeError: the pictures differ in size.
+        RangeError: `formula` is unknown.
     """
+    formulas = {"2000": delta_e_2000, "76": delta_e}
+    if formula not in formulas:
+        raise RangeError(f"formula is {formula!r}; expected one of {', '.join(formulas)}.")
     first, second = _to_picture(image), _to_picture(other)
     if first.shape != second.shape:
         raise ShapeError(f"other is {second.shape[:2]} pixels large and image {first.shape[:2]}; expected one size.")
     labs = [rgb_to_lab(torch.from_numpy(picture).float().permute(2, 0, 1)[None]) for picture in (first, second)]
-    difference = (delta_e_2000 if formula == "2000" else delta_e)(*labs).squeeze().reshape(first.shape[:2]).numpy()
+    difference = formulas[formula](*labs).squeeze().reshape(first.shape[:2]).numpy()
     figure, cells = _grid(3, 3, cell_px, aspect=first.shape[0] / first.shape[1])
     _show(cells[0], first)
     _show(cells[1], second)

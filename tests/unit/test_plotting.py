@@ -93,6 +93,8 @@ def test_delta_e_says_mean_and_maximum() -> None:
     assert f"mean {shown.mean():.1f}" in figure.axes[2].get_title()
     with pytest.raises(ShapeError, match="expected one size"):
         plotting.plot_delta_e(RED, RED[:-1])
+    with pytest.raises(RangeError, match="formula is '94'"):
+        plotting.plot_delta_e(RED, RED, formula="94")
 
 
 def test_curves() -> None:
