@@ -9,8 +9,9 @@ import torch
 from tiny import tiny_colorizer, tiny_picture
 
 from colorlab.errors import RangeError, StateError
+from colorlab.runs import run as runs_run
 from colorlab.runs.pictures import PictureShelf
-from colorlab.runs.segments import Edit
+from colorlab.runs.segments import Edit, take_step
 
 CASES = [
     {"solver": "ddim"},
@@ -126,7 +127,21 @@ def test_a_branch_at_the_end_changes_the_decoding_alone(run):
     assert run.method.network_calls["unet"] == calls
 
 
-def test_a_change_of_solver_forgets_what_the_other_one_remembered(colorizer, picture):
+def test_a_change_of_solver_forgets_what_the_other_one_remembered(colorizer, picture, monkeypatch):
+    run = colorizer.start(picture, solver="dpmpp_2m", timestep_spacing="trailing").finish(progress=False)
+    lengths = []
+
+    def watched(method, segment, state, **options):
+        lengths.append(len(state.history))
+        return take_step(method, segment, state, **options)
+
+    monkeypatch.setattr(runs_run, "take_step", watched)
+    run.branch(step=2).finish(progress=False)
+    run.branch(step=2, solver="ddim").finish(progress=False)
+    assert lengths == [1, 1, 0, 0]
+
+
+def test_solvers_that_agree_may_take_over_from_each_other(colorizer, picture):
     run = colorizer.start(picture, solver="euler", timestep_spacing="trailing").finish(progress=False)
     branch = run.branch(step=2, solver="ddim")
     branch.finish(progress=False)
