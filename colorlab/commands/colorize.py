@@ -8,6 +8,7 @@ from typing import Any
 import tqdm
 
 import colorlab
+from colorlab.commands.catalog import load_colorizer
 from colorlab.commands.files import check_writable, plan_outputs, save_picture
 from colorlab.commands.problems import InterruptedRunError, as_bad_usage
 from colorlab.errors import ColorlabError
@@ -35,7 +36,7 @@ def colorize_files(
         device: where to compute, as torch names it.
 
     Raises:
-        BadUsageError: names or values make no sense.
+        BadUsageError: names or values make no sense, or the model colors no gray pictures.
         InterruptedRunError: Ctrl-C; the prediction of the last finished step is kept beside the wanted result.
         ColorlabError: at least one picture could not be colorized.
     """
@@ -44,7 +45,7 @@ def colorize_files(
         colorlab.Settings(**given)
         outputs = plan_outputs(inputs, out)
     check_writable(outputs[0].parent)
-    colorizer = colorlab.load(model, device=device)
+    colorizer = load_colorizer(model, device=device)
     failures = []
     for source, target in zip(inputs, outputs, strict=True):
         try:

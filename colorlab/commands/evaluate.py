@@ -2,20 +2,23 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from colorlab.colorizer import Colorizer, load
+from colorlab.colorizer import Colorizer
+from colorlab.commands.catalog import load_colorizer
 from colorlab.commands.files import check_writable
 from colorlab.commands.problems import BadUsageError, as_bad_usage
 from colorlab.conditioning import Conditioning
 from colorlab.data import data_folder
+from colorlab.errors import WeightsError
 from colorlab.evaluation.autoencoder import evaluate_autoencoder
 from colorlab.evaluation.batches import colorize_all
 from colorlab.evaluation.clip import evaluate_clip
-from colorlab.evaluation.photographs import evaluate_photographs, load_folder
+from colorlab.evaluation.photographs import Photograph, evaluate_photographs, load_folder
 from colorlab.evaluation.report import Report
 from colorlab.evaluation.scenes import evaluate_scenes
 from colorlab.settings import Settings
@@ -56,14 +59,30 @@ def evaluate_model(
         Settings(**given)
     if out is not None:
         check_writable(out.parent)
+        if out.is_dir():
+            raise BadUsageError(f"{out} is a folder; name a file with -o.")
     photographs = [] if images is None else load_folder(images, limit=limit)
-    if (folder := _clip_folder(model)) is not None:
+    folder = _clip_folder(model)
+    if folder is not None:
         report = evaluate_clip(folder, num_scenes or 0, [p.image for p in photographs], [p.label for p in photographs])
-        _publish(report.to_json(), report.to_table(), as_json=as_json, out=out)
-        return
-    colorizer = load(model, device=device)
-    if "gray" not in colorizer.method.requires:
-        raise BadUsageError(f"{model} does not color gray pictures; evaluate a model that does, such as mini/lcad.")
+        table, text = report.to_table(), report.to_json()
+    else:
+        table, text = _evaluate_colorizer(
+            load_colorizer(model, device=device), num_scenes, photographs, given, uses_labels
+        )
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    print(text if as_json else table)
+
+
+def _evaluate_colorizer(
+    colorizer: Colorizer,
+    num_scenes: int | None,
+    photographs: Sequence[Photograph],
+    given: dict[str, Any],
+    uses_labels: bool,
+) -> tuple[str, str]:
+    """Measure a model that colors gray pictures; return the tables and the JSON."""
     in_force = colorizer.settings.replace(**given)
 
     def colorize(conditionings: Sequence[Conditioning], label: str) -> Sequence[np.ndarray]:
@@ -78,20 +97,17 @@ def evaluate_model(
         if {"vae", "luminance_encoder"} <= set(components):
             size_px = colorizer.method.working_px
             reports.append(evaluate_autoencoder(components, [photo.image for photo in photographs], size_px=size_px))
-    tables = [_heading(colorizer, in_force), *(report.to_table() for report in reports)]
-    _publish(_to_json(colorizer, in_force, reports), "\n\n".join(tables), as_json=as_json, out=out)
-
-
-def _publish(text: str, table: str, *, as_json: bool, out: Path | None) -> None:
-    """Print the figures, and write their JSON into a file if one is named."""
-    if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
-    print(text if as_json else table)
+    tables = "\n\n".join([_heading(colorizer, in_force), *(report.to_table() for report in reports)])
+    return tables, _to_json(colorizer, in_force, reports)
 
 
 def _clip_folder(model: str) -> Path | None:
     """Return the folder if the model is the family's CLIP, which is evaluated by its own gate."""
-    for folder in (data_folder() / model, Path(model).expanduser()):
+    folders = [Path(model).expanduser()]
+    # A model in a folder of its own can be evaluated without the shipped data.
+    with suppress(WeightsError):
+        folders.insert(0, data_folder() / model)
+    for folder in folders:
         if (folder / "tokenizer.json").is_file() and (folder / "model.safetensors").is_file():
             return folder
     return None

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +44,17 @@ def plan_outputs(inputs: Sequence[Path], out: Path) -> list[Path]:
     if out.is_file() or (out.suffix.lower() in SUFFIXES and not out.is_dir()):
         raise BadUsageError(f"{out} is one file for {len(inputs)} pictures; name a folder with -o.")
     uses = Counter(path.stem for path in inputs)
-    seen: Counter[str] = Counter()
+    taken = {stem for stem, number in uses.items() if number == 1}
     outputs = []
     for path in inputs:
-        seen[path.stem] += 1
-        number = f"-{seen[path.stem]}" if uses[path.stem] > 1 else ""
-        outputs.append(out / f"{path.stem}{number}.png")
-    for path, output in zip(inputs, outputs, strict=True):
-        if path.resolve() == output.resolve():
+        name = path.stem
+        if uses[name] > 1:
+            name = next(free for number in count(1) if (free := f"{path.stem}-{number}") not in taken)
+            taken.add(name)
+        outputs.append(out / f"{name}.png")
+    sources = {path.resolve() for path in inputs}
+    for output in outputs:
+        if output.resolve() in sources:
             raise BadUsageError(f"{output} is input and output at once; name another folder with -o.")
     return outputs
 

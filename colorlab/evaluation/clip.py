@@ -18,10 +18,12 @@ import torch.nn.functional as F
 
 from colorlab.evaluation.metrics import mean_chroma
 from colorlab.evaluation.report import Estimate, Report, bootstrapped, proportion
+from colorlab.images import load_image
 from colorlab.networks.libraries import CLIPModel, CLIPTokenizer
-from colorlab.training.captions import GRAY_CHROMA, fade, with_article
+from colorlab.training.captions import GRAY_CHROMA, fade
 from colorlab.training.clip import IMAGE_PX, encode_images, encode_texts
 from colorlab.training.corpus import NO_THING, patch_map
+from colorlab.training.scene_captions import with_article
 from colorlab.training.scenes import TEST_SEEDS, Scene, caption, make_scene
 
 ANTI_COLOR = (
@@ -43,8 +45,9 @@ def evaluate_clip(
     Args:
         folder: of the CLIP with its tokenizer.
         num_scenes: held-out scenes.
-        photographs: each (1, 3, H, W) float, [0, 1]; brought to CLIP's square. Those without color are left out.
-        labels: what each shows, in words.
+        photographs: each (1, 3, H, W) float, [0, 1]; brought to CLIP's square. Those without color or label are left
+            out.
+        labels: what each shows, in words; empty if that is not known.
 
     Returns:
         The figures, with their targets.
@@ -52,15 +55,17 @@ def evaluate_clip(
     model, tokenizer = CLIPModel.from_pretrained(folder).float().eval(), CLIPTokenizer.from_pretrained(folder)
     scenes = [make_scene(seed) for seed in islice(range(_FIRST_SEED, TEST_SEEDS.stop), num_scenes)]
     rows = list(patch_rows(model, tokenizer, scenes))
-    images = torch.stack([torch.from_numpy(scene.image).permute(2, 0, 1).float() / 255 for scene in scenes])
-    contents = [caption(scene, "scarce", seed=0) for scene in scenes]
-    rows += margin_rows(model, tokenizer, images, contents, "scenes")
+    if scenes:
+        images = torch.cat([load_image(scene.image) for scene in scenes])
+        contents = [caption(scene, "scarce", seed=0) for scene in scenes]
+        rows += margin_rows(model, tokenizer, images, contents, "scenes")
     if photographs:
         squares = torch.cat([F.interpolate(image, (IMAGE_PX, IMAGE_PX), mode="area") for image in photographs])
         # A gray photograph has no color that could be told from gray.
-        colored = mean_chroma(squares) >= GRAY_CHROMA
-        named = [with_article(label) for label, kept in zip(labels, colored.tolist(), strict=True) if kept]
-        rows += margin_rows(model, tokenizer, squares[colored], named, "photographs")
+        kept = (mean_chroma(squares) >= GRAY_CHROMA) & torch.tensor([bool(label) for label in labels])
+        named = [with_article(label) for label, is_kept in zip(labels, kept.tolist(), strict=True) if is_kept]
+        if named:
+            rows += margin_rows(model, tokenizer, squares[kept], named, "photographs")
     return Report(f"CLIP gate of {folder.name}", tuple(rows), {"scenes": num_scenes, "photographs": len(photographs)})
 
 
@@ -78,8 +83,7 @@ def patch_rows(model: CLIPModel, tokenizer: CLIPTokenizer, scenes: Sequence[Scen
     """
     areas: dict[str, list[float]] = {"the {color} {kind}": [], "the {kind}": []}
     for scene in scenes:
-        image = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
-        tokens = F.normalize(encode_images(model, image)[0, 1:], dim=-1)
+        tokens = F.normalize(encode_images(model, load_image(scene.image))[0, 1:], dim=-1)
         patches = patch_map(scene).flatten()
         for index, instance in enumerate(scene.instances):
             if not (patches == index).any():

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import kornia.color
 import numpy as np
 import torch
 
-from colorlab.color import COLORS
-from colorlab.training.scene_captions import caption_words
+from colorlab.color import COLORS, rgb_to_lab
+from colorlab.training.scene_captions import caption_words, with_article
 
 MIN_SHARE = 0.35
 """Share of colored pixels that must wear one name before a caption uses it. Ours."""
@@ -43,20 +42,6 @@ EXTRA_WORDS = (
 )
 
 
-def with_article(words: str) -> str:
-    """Put "a" or "an" before words, or nothing before a plural.
-
-    Args:
-        words: such as "orange umbrella".
-
-    Returns:
-        Such as "an orange umbrella".
-    """
-    if words.split()[-1] in {"pants", "shoes", "shorts", "scissors"}:
-        return words
-    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
-
-
 def vocabulary(labels: Sequence[str]) -> tuple[str, ...]:
     """List every word that must be one token.
 
@@ -85,7 +70,7 @@ def measured_colors(images: np.ndarray) -> tuple[str, ...]:
     result = []
     for start in range(0, len(images), 64):
         batch = torch.from_numpy(np.array(images[start : start + 64, ::4, ::4])).permute(0, 3, 1, 2).float() / 255
-        ab = kornia.color.rgb_to_lab(batch)[:, 1:]
+        ab = rgb_to_lab(batch)[:, 1:]
         chroma = ab.norm(dim=1)
         side = ab.shape[-1]
         middle = slice(side // 5, side - side // 5)

@@ -46,7 +46,7 @@ def load_photographs(folder: Path, *, split: str = "train", cache: Path | None =
         The pictures, in the order of the manifest.
 
     Raises:
-        ImageError: the manifest or a shard is missing, or no picture belongs to the split.
+        ImageError: the manifest, a shard or a picture is missing, or no picture belongs to the split.
     """
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
@@ -62,7 +62,10 @@ def load_photographs(folder: Path, *, split: str = "train", cache: Path | None =
         images = _decode(folder, rows)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, images)
+            # Whole or not at all, so that an interrupted command does not leave a broken array behind.
+            partial = path.with_suffix(".partial.npy")
+            np.save(partial, images)
+            partial.replace(path)
     labels = tuple(readable_label(row["label"]) for row in rows)
     return Photographs(images, labels, tuple(row["name"] for row in rows))
 
@@ -111,6 +114,7 @@ def _decode(folder: Path, rows: list[dict[str, str]]) -> np.ndarray:
     """Decode the rows' pictures out of their shards."""
     wanted = {row["name"]: index for index, row in enumerate(rows)}
     images: np.ndarray | None = None
+    missing = dict(wanted)
     for shard in sorted({row["shard"] for row in rows}):
         if not (folder / shard).is_file():
             raise ImageError(f"{folder} lacks the shard {shard} that its manifest.csv names.")
@@ -124,6 +128,10 @@ def _decode(folder: Path, rows: list[dict[str, str]]) -> np.ndarray:
                 if images is None:
                     images = np.zeros((len(rows), *picture.shape), np.uint8)
                 images[index] = picture
-    if images is None:
-        raise ImageError(f"The shards of {folder} hold none of the pictures that manifest.csv names.")
+                missing.pop(Path(member.name).name, None)
+    if images is None or missing:
+        raise ImageError(
+            f"The shards of {folder} lack {len(missing)} of the {len(rows)} pictures that manifest.csv names, such as "
+            f"{next(iter(missing))}; fetch the folder again."
+        )
     return images

@@ -14,6 +14,7 @@
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 
 from colorlab.data import data_folder
-from colorlab.errors import StateError
+from colorlab.errors import StateError, WeightsError
 from colorlab.methods.components import load_component
 from colorlab.networks.libraries import AutoencoderKL, CLIPModel, CLIPTokenizer
 from colorlab.sampling.schedules import NoiseSchedule
@@ -102,13 +103,18 @@ def run_recipe(
     return member
 
 
-def _member(out: Path, name: str) -> Path:
-    """Find a trained member."""
-    shipped = data_folder() / "mini" / name
-    for folder in (out / "family" / name, shipped):
-        if any(folder.rglob("*.safetensors")):
-            return folder
-    raise StateError(f"There is no trained {name} in {out / 'family'} or {shipped.parent}; train its recipe first.")
+def _member(out: Path, *names: str) -> Path:
+    """Find a trained member under the first of its names that holds weights: in `out`, else in the shipped family."""
+    families = [out / "family"]
+    # Who trains from nothing may have no shipped data at all.
+    with suppress(WeightsError):
+        families.append(data_folder() / "mini")
+    for family in families:
+        for name in names:
+            if any((family / name).rglob("*.safetensors")):
+                return family / name
+    places = " or ".join(str(family) for family in families)
+    raise StateError(f"There is no trained {names[0]} in {places}; train its recipe first.")
 
 
 def _vae(out: Path, device: torch.device) -> AutoencoderKL:
@@ -147,9 +153,7 @@ def _build_luminance(pictures: Pictures, out: Path, device: torch.device) -> Rec
 
 
 def _build_lcad(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
-    luminance = (
-        _member(out, "luminance") if (out / "family" / "luminance").is_dir() else _member(out, "lcad/luminance_encoder")
-    )
+    luminance = _member(out, "luminance", "lcad/luminance_encoder")
     encoder: Any = load_component("luminance_encoder", luminance, device=device, dtype=torch.float32)
     encoder.requires_grad_(False).eval()
     key = weights_key(*_member(out, "vae").glob("*.safetensors"))

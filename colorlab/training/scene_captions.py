@@ -39,6 +39,20 @@ def caption_words() -> tuple[str, ...]:
     return tuple(sorted({*KINDS, *COLORS, *(word for phrase in phrases for word in phrase.split())}))
 
 
+def with_article(words: str) -> str:
+    """Put "a" or "an" before words, or nothing before a plural.
+
+    Args:
+        words: such as "orange umbrella".
+
+    Returns:
+        Such as "an orange umbrella".
+    """
+    if words.split()[-1] in {"pants", "shoes", "shorts", "scissors"}:
+        return words
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+
+
 def named_instances(scene: Scene, level: str, seed: int) -> tuple[int, ...]:
     """Tell which instances the caption of the same level and seed names with their color.
 
@@ -94,7 +108,7 @@ def caption(scene: Scene, level: str, *, seed: int) -> str:
     objects = []
     for index in order:
         instance = scene.instances[index]
-        objects.append(_with_article(f"{instance.color} {instance.kind}" if index in named else instance.kind))
+        objects.append(with_article(f"{instance.color} {instance.kind}" if index in named else instance.kind))
     return " ".join([lead + _listed(objects, word), *place])
 
 
@@ -107,11 +121,6 @@ def _place_words(scene: Scene, *, ground: bool, sky: bool) -> list[str]:
     if sky:
         words.append(SKY_PHRASES[scene.sky])
     return words
-
-
-def _with_article(words: str) -> str:
-    """Put "a" or "an" before words."""
-    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
 def _listed(parts: Sequence[str], word: str) -> str:

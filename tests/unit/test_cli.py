@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -14,18 +13,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_colorizer, tiny_picture
+from tiny import tiny_colorizer, tiny_picture, tiny_text_to_image
 
 from colorlab import cli
 from colorlab.color import gray_to_lightness, rgb_to_lab
 from colorlab.commands import files
 from colorlab.commands.devices import check_device
-from colorlab.commands.files import check_writable, plan_outputs, save_picture
 from colorlab.commands.lab import find_notebooks
 from colorlab.commands.problems import BadUsageError
-from colorlab.errors import ColorlabError
 from colorlab.images import load_gray, load_image
 from colorlab.methods.lcad import Lcad
+from colorlab.training.clip import mini_clip
+from colorlab.training.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +160,17 @@ def test_corrupt_and_missing_weights(
     assert "unet" in error_of(capsys)
 
 
+def test_a_model_that_colors_no_pictures_is_refused(
+    gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prior = tiny_colorizer(tiny_text_to_image()).save_pretrained(tmp_path / "prior")
+    assert colorize(gray, "-o", tmp_path / "out.png", "-m", prior) == 2
+    assert "does not color gray pictures" in error_of(capsys)
+    assert cli.main(["evaluate", str(prior), "--scenes", "1"]) == 2
+    assert "does not color gray pictures" in error_of(capsys)
+    assert not (tmp_path / "out.png").exists()
+
+
 def test_a_long_prompt_is_colorized_and_said_to_be_cut(
     model: str, gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,51 +239,6 @@ def test_unexpected_errors_are_one_sentence_unless_debugging(
     assert "ZeroDivisionError: two lines (--debug shows where)." in error_of(capsys)
     assert colorize(*words, "--debug") == 1
     assert "Traceback" in capsys.readouterr().err
-
-
-def test_output_names(tmp_path: Path) -> None:
-    a, b = tmp_path / "a.jpg", tmp_path / "b.jpg"
-    assert plan_outputs([a], tmp_path / "x.JPG") == [tmp_path / "x.JPG"]
-    assert plan_outputs([a], tmp_path) == [tmp_path / "a.png"]
-    assert plan_outputs([a, b], tmp_path / "new") == [tmp_path / "new" / "a.png", tmp_path / "new" / "b.png"]
-    for inputs, out in [([a, b], tmp_path / "x.png"), ([a], a), ([a], tmp_path / "x.gif")]:
-        with pytest.raises(BadUsageError):
-            plan_outputs(inputs, out)
-    own = tmp_path / "c.png"
-    with pytest.raises(BadUsageError, match="input and output at once"):
-        plan_outputs([own], tmp_path)
-
-
-def test_saving_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "picture.png"
-    path.write_text("what was before")
-
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Image.Image, "save", fail)
-        with pytest.raises(ColorlabError, match="no space left"):
-            save_picture(np.zeros((4, 4, 3), np.uint8), path)
-    assert path.read_text() == "what was before"
-    assert list(tmp_path.iterdir()) == [path]
-    save_picture(np.full((4, 4, 3), 7, np.uint8), path)
-    assert np.asarray(Image.open(path)).max() == 7
-    umask = os.umask(0)
-    os.umask(umask)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
-
-
-def test_every_format_can_be_written(tmp_path: Path) -> None:
-    picture = np.full((16, 16, 3), (200, 40, 40), np.uint8)
-    for suffix in files.SUFFIXES:
-        save_picture(picture, tmp_path / f"x{suffix}")
-        assert np.abs(np.asarray(Image.open(tmp_path / f"x{suffix}")).astype(int) - picture).max() <= 2
-
-
-def test_check_writable_makes_folders(tmp_path: Path) -> None:
-    check_writable(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
 def test_devices() -> None:
@@ -358,6 +323,21 @@ def test_evaluate_prints_a_table_and_json(model: str, tmp_path: Path, capsys: py
     assert printed == json.loads(out.read_text())
     assert len(printed["reports"]) == 3
     assert printed["settings"]["num_inference_steps"] == 1
+
+
+def test_a_clip_is_evaluated_by_its_own_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, photographs, out = tmp_path / "clip", tmp_path / "photographs", tmp_path / "figures.json"
+    mini_clip(train_tokenizer(["a", "red", "car"], folder), width=16).save_pretrained(folder)
+    photographs.mkdir()
+    Image.fromarray(np.full((32, 32, 3), (200, 40, 40), np.uint8)).save(photographs / "unlabeled.png")
+    words = ["evaluate", str(folder), "--out", str(out)]
+    assert cli.main([*words, "--scenes", "1"]) == 0
+    assert "patch-text AUC" in capsys.readouterr().out
+    assert "margin positive, scenes in color" in out.read_text()
+    assert cli.main([*words, "--images", str(photographs)]) == 0
+    assert "margin" not in out.read_text()
+    assert cli.main([*words[:-1], str(tmp_path), "--scenes", "1"]) == 2
+    assert "is a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--images", "nowhere"], ["--images", "."]])

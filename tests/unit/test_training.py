@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -24,12 +25,12 @@ from colorlab.training.captions import (
     measured_colors,
     photo_caption,
     vocabulary,
-    with_article,
 )
 from colorlab.training.corpus import GROUND_INDEX, SKY_INDEX, patch_map, scene_corpus
 from colorlab.training.initialization import pass_through
 from colorlab.training.loop import Plan, batch_generator, train
 from colorlab.training.photos import crops, load_photographs, readable_label
+from colorlab.training.scene_captions import with_article
 from colorlab.training.scenes import TEST_SEEDS, make_scene
 from colorlab.training.tokenizer import train_tokenizer
 
@@ -84,6 +85,15 @@ def test_a_folder_without_manifest_or_split_is_refused(photo_folder: Path, tmp_p
         load_photographs(tmp_path)
     with pytest.raises(ImageError, match="split 'val'"):
         load_photographs(photo_folder, split="val")
+
+
+def test_a_picture_that_no_shard_holds_is_told(photo_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photo_folder, folder)
+    with (folder / "manifest.csv").open("a") as file:
+        file.write("train_00099.jpg,train-1.tar,tulips\n")
+    with pytest.raises(ImageError, match=r"lack 1 of the 13 pictures .* train_00099\.jpg"):
+        load_photographs(folder)
 
 
 def test_crops_are_parts_of_the_pictures() -> None:
@@ -236,6 +246,7 @@ def test_every_recipe_makes_a_member_that_loads(photo_folder: Path, tmp_path: Pa
 
 def test_a_recipe_without_its_foundation_says_what_to_train(photo_folder: Path, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "data" / "mini").mkdir(parents=True)
-    monkeypatch.setenv("COLORLAB_DATA", str(tmp_path / "data"))
-    with pytest.raises(StateError, match="trained vae"):
-        recipes.run_recipe("prior", data=photo_folder, out=tmp_path, num_scenes=NUM_SCENES)
+    for folder in ("data", "none"):
+        monkeypatch.setenv("COLORLAB_DATA", str(tmp_path / folder))
+        with pytest.raises(StateError, match="trained vae"):
+            recipes.run_recipe("prior", data=photo_folder, out=tmp_path, num_scenes=NUM_SCENES)
