@@ -22,6 +22,7 @@ INSTALL = $(RUN) pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TOR
 help:
 	@echo "make lab    make the environment and open JupyterLab on notebooks/00_tour.ipynb"
 	@echo "make test   make the environment, check the code, run all tests and all notebooks"
+	@echo "make figures  measure every figure of docs/figures.md anew (PHOTOS=DIR JUDGE=DIR)"
 	@echo "make clean  remove the environment"
 
 lab: $(LAB_STAMP)
@@ -41,6 +42,12 @@ figures: $(FIGURES)
 	@{ printf '# Figures\n\nMeasured by `make -j2 figures PHOTOS=DIR JUDGE=DIR`, where PHOTOS holds validation photographs'; \
 	   printf ' and JUDGE an outside classifier; see `benchmarks/`.\n'; \
 	   for part in $(FIGURES); do printf '\n## %s\n\n' "$$(basename $$part .md)"; cat $$part; done; } > docs/figures.md
+
+# Phony, because what they depend on (weights, code, photographs) is not listed.
+.PHONY: $(FIGURES)
+$(FIGURES): $(TEST_STAMP)
+# Alone, at the end: with another command beside it every figure of speed would be too slow.
+docs/figures/speed.md: $(filter-out %/speed.md,$(FIGURES))
 
 docs/figures/scenes.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/lcad --scenes 200 > $@
 docs/figures/photographs.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/lcad --images "$(PHOTOS)" > $@
