@@ -103,7 +103,7 @@ def photograph_rows(
     Returns:
         The figures.
     """
-    results = [_to_tensor(image) for image in images]
+    results = [load_image(image) for image in images]
     pairs = list(zip(results, [photograph.image for photograph in photographs], strict=True))
     colorful = np.array([[float(colorfulness(result)), float(colorfulness(truth))] for result, truth in pairs])
     chroma = np.array([[float(mean_chroma(result)), float(mean_chroma(truth))] for result, truth in pairs])
@@ -150,8 +150,3 @@ def lightness_error(image: np.ndarray, gray: torch.Tensor) -> float:
     with Image.open(file) as stored:
         lightness = rgb_to_lab(load_image(stored))[:, :1]
     return float((lightness - gray_to_lightness(gray.float())).abs().max())
-
-
-def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Convert (H, W, 3) uint8 to (1, 3, H, W) [0, 1]."""
-    return torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255.0

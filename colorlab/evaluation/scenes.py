@@ -21,6 +21,7 @@ from colorlab.color import CHROMATIC_COLORS, COLORS, lightness_to_gray, rgb_to_l
 from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError
 from colorlab.evaluation.report import Estimate, Report, bootstrapped, proportion, ratio_of_means
+from colorlab.images import load_image
 from colorlab.training.scenes import TEST_SEEDS, Scene, caption, make_scene, named_instances, recolored
 
 # Protocols draw from ranges far apart, so that no scene is used twice whatever their number.
@@ -226,5 +227,4 @@ def _all_right(found: Sequence[InstanceColor], num_scenes: int) -> np.ndarray:
 
 def _to_ab(image: np.ndarray) -> np.ndarray:
     """Convert (H, W, 3) uint8 to (H, W, 2) chroma."""
-    tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255.0
-    return rgb_to_lab(tensor)[0, 1:].permute(1, 2, 0).numpy()
+    return rgb_to_lab(load_image(image))[0, 1:].permute(1, 2, 0).numpy()

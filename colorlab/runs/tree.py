@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from colorlab.color import delta_e, rgb_to_lab
 from colorlab.errors import RangeError, ShapeError, StateError
 from colorlab.exhibits import Exhibit
+from colorlab.images import load_image
 
 if TYPE_CHECKING:
     from colorlab.runs.run import Run
@@ -192,7 +192,7 @@ def compare(run: "Run", other: "Run") -> Exhibit:
     if images[0].shape != images[1].shape:
         sizes = [f"{image.shape[0]}x{image.shape[1]}" for image in images]
         raise ShapeError(f"The pictures are {sizes[0]} and {sizes[1]} pixels; compare runs of pictures of one size.")
-    lab = [rgb_to_lab(torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255) for image in images]
+    lab = [rgb_to_lab(load_image(image)) for image in images]
     difference = delta_e(*lab)[0].squeeze(0).numpy().astype(np.float32)
     numbers: dict[str, Any] = {
         "mean": float(difference.mean()),

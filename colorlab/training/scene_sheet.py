@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from colorlab.color import COLORS
+from colorlab.color import COLORS, lightness_to_gray
+from colorlab.images import to_uint8
 from colorlab.training.scenes import (
     CAPTION_LEVELS,
     GROUNDS,
@@ -148,9 +150,8 @@ def _known(sheet: _Sheet, scene: Scene) -> None:
 
 def _gray(scene: Scene) -> Picture:
     """The scene as the models see it: sRGB gray of the same lightness."""
-    luminance = np.where(scene.lightness > 8, ((scene.lightness + 16) / 116) ** 3, scene.lightness / 903.3)
-    gray = np.where(luminance > 0.0031308, 1.055 * luminance ** (1 / 2.4) - 0.055, 12.92 * luminance)
-    return np.repeat(np.rint(255 * np.clip(gray, 0, 1)).astype(np.uint8)[..., None], 3, axis=2)
+    gray = lightness_to_gray(torch.from_numpy(scene.lightness)[None, None])
+    return to_uint8(gray.expand(-1, 3, -1, -1))
 
 
 def main() -> None:
