@@ -192,9 +192,6 @@ def _data() -> list[Check]:
         folder = data_folder()
     except ColorlabError as error:
         return [Check("data", "data folder", "missing", str(error), "set COLORLAB_DATA to the folder that holds mini/")]
-    if not folder.is_dir():
-        remedy = "set COLORLAB_DATA to the folder that holds mini/, or unset it to use the shipped one"
-        return [Check("data", "data folder", "missing", f"{folder} is no folder", remedy)]
     source = "COLORLAB_DATA" if os.environ.get("COLORLAB_DATA") else "shipped"
     checks = [Check("data", "data folder", "ok", f"{folder} ({source})")]
     reference = os.environ.get("COLORLAB_REFERENCE")

@@ -55,6 +55,9 @@ def mean_chroma(image: torch.Tensor) -> torch.Tensor:
 
     Returns:
         (B,) float32, CIELAB units, at least 0.
+
+    Raises:
+        ShapeError: `image` has another shape.
     """
     check_shape(image, "B 3 H W", "image")
     return rgb_to_lab(image.float())[:, 1:].norm(dim=1).flatten(1).mean(1)
@@ -69,6 +72,9 @@ def psnr(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
     Returns:
         (B,) float32, dB.
+
+    Raises:
+        ShapeError: the two are not (B, 3, H, W), or differ in shape.
     """
     _check_pair(image, target)
     values = [kornia.metrics.psnr(a, b, max_val=1.0) for a, b in zip(image.float(), target.float(), strict=True)]
@@ -84,6 +90,9 @@ def ssim(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
     Returns:
         (B,) float32, [-1, 1]; 1 for equal pictures.
+
+    Raises:
+        ShapeError: the two are not (B, 3, H, W), or differ in shape.
     """
     _check_pair(image, target)
     return kornia.metrics.ssim(image.float(), target.float(), window_size=11).flatten(1).mean(1)
@@ -99,6 +108,10 @@ def mean_delta_e(image: torch.Tensor, target: torch.Tensor, *, formula: str = "2
 
     Returns:
         (B,) float32, Delta E units, at least 0.
+
+    Raises:
+        ShapeError: the two are not (B, 3, H, W), or differ in shape.
+        RangeError: `formula` is unknown.
     """
     _check_pair(image, target)
     formulas = {"2000": delta_e_2000, "76": delta_e}
@@ -117,6 +130,9 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
     Returns:
         (low, high), both in [0, 1], at 95 % confidence.
+
+    Raises:
+        RangeError: `successes` is below 0 or above `trials`.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
@@ -146,6 +162,9 @@ def bootstrap_interval(
 
     Returns:
         (low, high), the central 95 % of the resampled statistics; (nan, nan) without rows.
+
+    Raises:
+        ShapeError: the columns are not flat, or differ in length.
     """
     arrays = [np.asarray(column, dtype=np.float64) for column in columns]
     if not arrays or any(array.ndim != 1 or len(array) != len(arrays[0]) for array in arrays):
@@ -176,6 +195,9 @@ def paired_difference_interval(first_only: int, second_only: int, pairs: int) ->
 
     Returns:
         (low, high), in [-1, 1], at 95 % confidence; (-1, 1) without items.
+
+    Raises:
+        RangeError: a count is below 0, or the discordant items are more than `pairs`.
 
     Source: Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005: Wald's
         interval after adding half an item to each of the four cells.

@@ -1,7 +1,7 @@
 """L-CAD's channel-extended convolution: the denoising network sees the deepest luminance feature."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 
@@ -37,8 +37,7 @@ class ChannelExtension(Mechanism):
             (B, 4 + C, h, w).
         """
         values = self.in_force(settings)
-        gain = values["gain"] if values[SWITCH] else 0.0
-        assert isinstance(gain, float)
+        gain = cast(float, values["gain"]) if values[SWITCH] else 0.0
         return torch.cat([latents, gain * tap], dim=1)
 
     def explain(self, call: Call, probe: Mapping[str, torch.Tensor] = NO_PROBE) -> dict[str, Exhibit]:

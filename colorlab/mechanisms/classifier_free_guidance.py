@@ -19,7 +19,7 @@ class ClassifierFreeGuidance(Mechanism):
     The scale is `Settings.guidance_scale`, the name the whole field uses, rather than an entry of
     `Settings.mechanisms`; the switch lies there like that of every other mechanism.
 
-    Source: Ho and Salimans, arXiv 2207.12598, Eq. (6), with their w = guidance_scale - 1.
+    Source: Ho and Salimans, arXiv 2207.12598 v1, Eq. (6), with their w = guidance_scale - 1.
     """
 
     name = "classifier_free_guidance"

@@ -1,7 +1,7 @@
 """L-CAD's luminance guidance: the input's own structure added inside the frozen decoder."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 
@@ -39,9 +39,8 @@ class LuminanceGuidance(Mechanism):
         values = self.in_force(settings)
         if not values[SWITCH]:
             return None
-        gain, tap_gains = values["gain"], values["tap_gains"] or (1.0,) * num_taps
-        assert isinstance(gain, float)
-        assert isinstance(tap_gains, tuple)
+        gain = cast(float, values["gain"])
+        tap_gains = cast(tuple[float, ...], values["tap_gains"]) or (1.0,) * num_taps
         if len(tap_gains) != num_taps:
             raise RangeError(f"{self.name}.tap_gains has {len(tap_gains)} numbers, but this model has {num_taps} taps.")
         return tuple(gain * tap_gain for tap_gain in tap_gains)

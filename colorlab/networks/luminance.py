@@ -274,6 +274,9 @@ def lightness_to_hint(lightness: torch.Tensor) -> torch.Tensor:
 
     Returns:
         (B, 3, H, W), L / 127.5 - 1: white is -0.2157, not 1 (the published weights were trained so).
+
+    Raises:
+        ShapeError: `lightness` is not (B, 1, H, W).
     """
     check_shape(lightness, "B 1 H W", "lightness")
     return (lightness / 127.5 - 1.0).repeat(1, 3, 1, 1)

@@ -1,4 +1,8 @@
-"""Skies and grounds of the procedural world, and the step from Lab to an 8-bit picture."""
+"""Skies and grounds of the procedural world, and the step from Lab to an 8-bit picture.
+
+That step does in NumPy, with a table instead of powers, what `colorlab.color` does in torch: a corpus is tens of
+thousands of scenes. A test holds the two together.
+"""
 
 import numpy as np
 
