@@ -5,7 +5,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["EncodedText", "encode_text"]
+__all__ = ["WORDS_ARE_TOKENS", "EncodedText", "encode_text"]
+
+WORDS_ARE_TOKENS = "words_are_tokens"
+"""Entry of a tokenizer's configuration: every word the model knows is one token, so a word in pieces is unknown to it."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def _notes(text: str, tokenizer: Any, max_length: int) -> tuple[str, ...]:
     """Say what of the text does not reach the model."""
     notes = []
     # Not `tokenize`, which logs a warning of its own for long texts.
-    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    encoded = tokenizer(text, add_special_tokens=False, verbose=False)
+    ids = encoded.input_ids
     # Two places belong to the start and the end token.
     room = max_length - 2
     name = repr(text if len(text) <= 40 else text[:40] + "...")
@@ -59,4 +63,23 @@ def _notes(text: str, tokenizer: Any, max_length: int) -> tuple[str, ...]:
     num_unknown = ids.count(tokenizer.unk_token_id)
     if num_unknown:
         notes.append(f"The text {name} has {num_unknown} tokens that this model does not know; it ignores them.")
+    spelled = _spelled_words(text, encoded) if tokenizer.init_kwargs.get(WORDS_ARE_TOKENS) else ()
+    if spelled:
+        notes.append(
+            f"This small model does not know {', '.join(map(repr, spelled))}; it reads such words in pieces that mean "
+            "nothing to it."
+        )
     return tuple(notes)
+
+
+def _spelled_words(text: str, encoded: Any) -> tuple[str, ...]:
+    """Return the words that were split into several tokens, each once, in the order of the text."""
+    spans: dict[int, list[int]] = {}
+    for position, word in enumerate(encoded.word_ids()):
+        spans.setdefault(word, []).append(position)
+    words = [
+        text[encoded.token_to_chars(positions[0]).start : encoded.token_to_chars(positions[-1]).end]
+        for positions in spans.values()
+        if len(positions) > 1
+    ]
+    return tuple(dict.fromkeys(words))

@@ -135,6 +135,8 @@ def train(
     optimizer = torch.optim.AdamW(bare.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     average = EMAModel(bare.parameters(), decay=plan.ema_decay, use_ema_warmup=True) if plan.ema_decay else None
     first = _load(checkpoint, recipe.name, bare, optimizer, average) if resume and checkpoint.exists() else 0
+    if first > plan.steps:
+        raise StateError(f"{checkpoint} has {first} steps already; ask for more than {plan.steps}.")
     started = saved = time.monotonic()
     step = first
     for step in range(first, plan.steps):
@@ -196,7 +198,9 @@ def _finish(
     module.eval()
     samples = folder / "samples"
     samples.mkdir(exist_ok=True)
-    recipe.export(member, module, {"recipe": recipe.name, "samples": steps * plan.batch_size, "plan": asdict(plan)})
+    card = {"recipe": recipe.name, "steps": steps, "samples": steps * plan.batch_size, "plan": asdict(plan)}
+    recipe.export(member, module, card)
+    (member / "training.json").write_text(json.dumps(card, indent=2) + "\n")
     recipe.sample_grid(module, member).save(samples / f"step_{steps:06d}.png")
 
 

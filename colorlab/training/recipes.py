@@ -7,7 +7,7 @@
 | --- | --- | --- |
 | `vae` | photographs | `family/vae` |
 | `clip` | photographs | `family/clip` with the tokenizer |
-| `clip-vision` | clip | `family/clip` with the same words and a vision tower trained on; refresh the indexes after it |
+| `clip-vision` | clip | `family/clip` with the same words and a vision tower trained on; the models' indexes are refreshed |
 | `prior` | vae, clip | `family/prior` |
 | `lcad-luminance` | vae | `family/luminance` |
 | `lcad` | vae, clip, prior, luminance | `family/lcad` |
@@ -24,6 +24,7 @@ import torch
 from colorlab.data import data_folder
 from colorlab.errors import StateError, WeightsError
 from colorlab.methods.components import load_component
+from colorlab.methods.folder import read_index, write_index
 from colorlab.networks.libraries import AutoencoderKL, CLIPModel, CLIPTokenizer
 from colorlab.sampling.schedules import NoiseSchedule
 from colorlab.training.captions import vocabulary
@@ -100,7 +101,19 @@ def run_recipe(
         export_checkpoint(recipe, plan, out / name, member)
     else:
         train(recipe, plan, out / name, member, device=device, resume=resume, max_seconds=max_seconds)
+    if name == "clip-vision":
+        refresh_indexes(member.parent)
     return member
+
+
+def refresh_indexes(family: Path) -> None:
+    """Hash the weights of every model of a family anew, after a shared member changed in a way that keeps them valid.
+
+    Args:
+        family: folder of the members.
+    """
+    for path in sorted(family.glob("*/model_index.json")):
+        write_index(path.parent, read_index(path.parent))
 
 
 def _member(out: Path, *names: str) -> Path:

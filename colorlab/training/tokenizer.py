@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from colorlab.methods.text import WORDS_ARE_TOKENS
 from colorlab.networks.libraries import CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -59,5 +60,6 @@ def train_tokenizer(words: Sequence[str], folder: Path) -> CLIPTokenizer:
         pad_token=END,
         model_max_length=MAX_LENGTH,
     )
+    tokenizer.init_kwargs[WORDS_ARE_TOKENS] = True
     tokenizer.save_pretrained(folder)
     return tokenizer

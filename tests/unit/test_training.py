@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import shutil
 import tarfile
 from pathlib import Path
@@ -15,6 +16,8 @@ from torch import nn
 import colorlab
 from colorlab.color import COLORS, lab_to_rgb
 from colorlab.errors import ImageError, StateError
+from colorlab.methods.base import ConditioningWarning
+from colorlab.methods.text import WORDS_ARE_TOKENS
 from colorlab.networks.libraries import AutoencoderKL
 from colorlab.training import recipes
 from colorlab.training.captions import (
@@ -139,6 +142,7 @@ def test_every_known_word_is_one_token(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(words, tmp_path)
     for word in [*COLORS, *IDENTIFIERS, "piano", "washed", "umbrella"]:
         assert len(tokenizer.tokenize(word)) == 1, word
+    assert tokenizer.init_kwargs[WORDS_ARE_TOKENS]
     ids = tokenizer("a red car, nie gesehen 😀", padding="max_length")["input_ids"]
     assert len(ids) == 77
     assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "aredcar,niegesehen😀"
@@ -238,8 +242,10 @@ def test_every_recipe_makes_a_member_that_loads(photo_folder: Path, tmp_path: Pa
     for name in recipes.PLANS:
         member = recipes.run_recipe(name, data=photo_folder, out=tmp_path, steps=1, num_scenes=NUM_SCENES, device="cpu")
         assert any(member.rglob("*.safetensors")), name
+        assert json.loads((member / "training.json").read_text())["recipe"] == name
     colorizer = colorlab.load(str(tmp_path / "family" / "lcad"))
-    run = colorizer.start(gray=flat_picture("gray", 64), prompt="a red car", num_inference_steps=2)
+    with pytest.warns(ConditioningWarning, match="'chartreuse'"):
+        run = colorizer.start(gray=flat_picture("gray", 64), prompt="a chartreuse car", num_inference_steps=2)
     run.finish()
     assert run.image.shape == (64, 64, 3)
 
