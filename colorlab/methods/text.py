@@ -8,7 +8,7 @@ import torch
 __all__ = ["WORDS_ARE_TOKENS", "EncodedText", "encode_text"]
 
 WORDS_ARE_TOKENS = "words_are_tokens"
-"""Entry of a tokenizer's configuration: every word the model knows is one token, so a word in pieces is unknown to it."""
+"""Entry of a tokenizer's configuration: every word the model knows is one token, a word in pieces is unknown to it."""
 
 
 @dataclass(frozen=True)

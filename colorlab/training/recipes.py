@@ -7,7 +7,7 @@
 | --- | --- | --- |
 | `vae` | photographs | `family/vae` |
 | `clip` | photographs | `family/clip` with the tokenizer |
-| `clip-vision` | clip | `family/clip` with the same words and a vision tower trained on; the models' indexes are refreshed |
+| `clip-vision` | clip | `family/clip`: same words, vision tower trained on; hashes in the models' indexes anew |
 | `prior` | vae, clip | `family/prior` |
 | `lcad-luminance` | vae | `family/luminance` |
 | `lcad` | vae, clip, prior, luminance | `family/lcad` |
