@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from colorlab.checkpoints.reading import file_sha256
 from colorlab.errors import ImageError
 
 
@@ -48,9 +49,7 @@ def load_photographs(folder: Path, *, split: str = "train", cache: Path | None =
     Raises:
         ImageError: the manifest, a shard or a picture is missing, or no picture belongs to the split.
     """
-    manifest = folder / "manifest.csv"
-    if not manifest.is_file():
-        raise ImageError(f"{folder} holds no manifest.csv; pass the folder with the photograph shards.")
+    manifest = _manifest(folder)
     with manifest.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["name"].startswith(split)]
     if not rows:
@@ -68,6 +67,29 @@ def load_photographs(folder: Path, *, split: str = "train", cache: Path | None =
             partial.replace(path)
     labels = tuple(readable_label(row["label"]) for row in rows)
     return Photographs(images, labels, tuple(row["name"] for row in rows))
+
+
+def photographs_key(folder: Path) -> str:
+    """Name a set of photographs by its manifest, so that what was cached of one set never meets another.
+
+    Args:
+        folder: as in `load_photographs`.
+
+    Returns:
+        Eight hexadecimal digits.
+
+    Raises:
+        ImageError: there is no manifest.
+    """
+    return file_sha256(_manifest(folder))[:8]
+
+
+def _manifest(folder: Path) -> Path:
+    """Return the path of the manifest."""
+    manifest = folder / "manifest.csv"
+    if not manifest.is_file():
+        raise ImageError(f"{folder} holds no manifest.csv; pass the folder with the photograph shards.")
+    return manifest
 
 
 def readable_label(label: str) -> str:

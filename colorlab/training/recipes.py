@@ -33,6 +33,7 @@ from colorlab.training.denoising import FrozenText
 from colorlab.training.latents import encode_pictures, weights_key
 from colorlab.training.lcad import LcadRecipe, LuminanceRecipe
 from colorlab.training.loop import Plan, Recipe, export_checkpoint, train
+from colorlab.training.photos import photographs_key
 from colorlab.training.pixels import Pictures
 from colorlab.training.prior import PriorRecipe
 from colorlab.training.tokenizer import train_tokenizer
@@ -94,8 +95,9 @@ def run_recipe(
         StateError: a member this recipe needs has not been trained; a checkpoint exists and `resume` is false.
     """
     plan = PLANS[name] if steps is None else replace(PLANS[name], steps=steps)
-    pictures = Pictures.load(data, out / "cache", num_scenes=num_scenes)
-    recipe = _BUILDERS[name](pictures, out, torch.device(device))
+    cache = out / "cache" / photographs_key(data)
+    pictures = Pictures.load(data, cache, num_scenes=num_scenes)
+    recipe = _BUILDERS[name](pictures, out, cache, torch.device(device))
     member = out / "family" / MEMBERS[name]
     if export_only:
         export_checkpoint(recipe, plan, out / name, member)
@@ -141,43 +143,43 @@ def _schedule() -> NoiseSchedule:
     return NoiseSchedule()
 
 
-def _build_vae(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
+def _build_vae(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
     return VaeRecipe(pictures)
 
 
-def _build_clip(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
-    return ClipRecipe(pictures, train_tokenizer(vocabulary(pictures.photographs.labels), out / "cache" / "tokenizer"))
+def _build_clip(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    return ClipRecipe(pictures, train_tokenizer(vocabulary(pictures.photographs.labels), cache / "tokenizer"))
 
 
-def _build_clip_vision(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
+def _build_clip_vision(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
     folder = _member(out, "clip")
     start = CLIPModel.from_pretrained(folder, dtype=torch.float32)
     return ClipRecipe(pictures, CLIPTokenizer.from_pretrained(folder), start)
 
 
-def _build_prior(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
+def _build_prior(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
     key = weights_key(*_member(out, "vae").glob("*.safetensors"))
-    encoded = encode_pictures(pictures, _vae(out, device), out / "cache", key=key)
+    encoded = encode_pictures(pictures, _vae(out, device), cache, key=key)
     return PriorRecipe(encoded, FrozenText.load(_member(out, "clip"), device), _schedule())
 
 
-def _build_luminance(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
+def _build_luminance(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
     return LuminanceRecipe(pictures, _vae(out, device))
 
 
-def _build_lcad(pictures: Pictures, out: Path, device: torch.device) -> Recipe:
+def _build_lcad(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
     luminance = _member(out, "luminance", "lcad/luminance_encoder")
     encoder: Any = load_component("luminance_encoder", luminance, device=device, dtype=torch.float32)
     encoder.requires_grad_(False).eval()
     key = weights_key(*_member(out, "vae").glob("*.safetensors"))
     named = (encoder, weights_key(*luminance.glob("*.safetensors")))
-    encoded = encode_pictures(pictures, _vae(out, device), out / "cache", key=key, luminance=named)
+    encoded = encode_pictures(pictures, _vae(out, device), cache, key=key, luminance=named)
     prior = load_component("unet", _member(out, "prior") / "unet", device=device, dtype=torch.float32)
     text = FrozenText.load(_member(out, "clip"), device)
     return LcadRecipe(encoded, text, _schedule(), prior=prior, luminance_encoder=encoder)
 
 
-_BUILDERS: dict[str, Callable[[Pictures, Path, torch.device], Recipe]] = {
+_BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "vae": _build_vae,
     "clip": _build_clip,
     "clip-vision": _build_clip_vision,
