@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -244,7 +245,7 @@ class ClipRecipe:
         return kinds[int(torch.randint(len(kinds), (1,), generator=generator))]
 
     @torch.no_grad()
-    def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:
+    def sample_grid(self, module: Any, folder: Path) -> Image.Image:
         """Show scenes above the similarity of their patches to the phrase of their first object."""
         draws = self.pictures.draw(16, IMAGE_PX, torch.Generator().manual_seed(1))
         images = draws.images[len(draws.photographs) :]
@@ -256,7 +257,7 @@ class ClipRecipe:
         low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
         return picture_grid([images, F.interpolate((maps - low) / (high - low), scale_factor=PATCH_PX).cpu()])
 
-    def export(self, folder: Path, module: nn.Module, card: Mapping[str, object]) -> None:
+    def export(self, folder: Path, module: Any, card: Mapping[str, object]) -> None:
         """Save model and tokenizer side by side."""
         module.model.to(torch.float16).save_pretrained(folder)
         module.model.to(torch.float32)

@@ -60,7 +60,7 @@ class FrozenText:
     """
 
     tokenizer: Any
-    encoder: nn.Module
+    encoder: Any
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> "FrozenText":

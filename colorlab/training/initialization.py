@@ -6,6 +6,8 @@ on learning to copy. Here residual branches begin at zero, sampling down is aver
 Source: ours; the zero residual branch is that of Goyal et al., arXiv 1706.02677, section 5.1.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -17,6 +19,7 @@ def pass_through(module: nn.Module) -> None:
     Args:
         module: an autoencoder, or its encoder or decoder; changed in place.
     """
+    block: Any
     for block in module.modules():
         kind = type(block).__name__
         if kind == "ResnetBlock2D":
@@ -36,13 +39,13 @@ def pass_through(module: nn.Module) -> None:
             block.conv.weight[channels, channels, 1, 1] = 1.0
 
 
-def _zero(layer: nn.Module) -> None:
+def _zero(layer: Any) -> None:
     """Clear weight and bias."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 
 
-def _copy_first_channels(shortcut: nn.Module) -> None:
+def _copy_first_channels(shortcut: Any) -> None:
     """Let the first output channels be the input channels; the others keep their random mixtures."""
     count = min(shortcut.weight.shape[:2])
     shortcut.weight[:count] = 0.0

@@ -9,6 +9,7 @@ Deviation: stage 1 compares luma and color differences (the released artifact-we
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -94,7 +95,7 @@ class LuminanceRecipe:
         rebuilt = [decode_with_taps(self.vae, latents, used) / 2 + 0.5 for used in (None, taps)]
         return picture_grid([image, *rebuilt])
 
-    def export(self, folder: Path, module: nn.Module, card: Mapping[str, object]) -> None:
+    def export(self, folder: Path, module: Any, card: Mapping[str, object]) -> None:
         """Save the luminance encoder."""
         module.to(torch.float16).save_pretrained(folder)
         module.to(torch.float32)

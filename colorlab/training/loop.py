@@ -68,7 +68,9 @@ class Plan:
 class Recipe(Protocol):
     """What the loop needs to know about one member of the family."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the recipe is called; a checkpoint belongs to one."""
 
     def trainable(self) -> nn.Module:
         """Return the module whose parameters are trained."""

@@ -6,11 +6,12 @@ part is one multiplication and one addition.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating[Any]]
 Point = tuple[float, float]
 
 NEUTRAL = (0.0, 0.0)

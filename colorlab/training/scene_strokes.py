@@ -53,7 +53,7 @@ def _median_color(scene: Scene, mask: Mask) -> tuple[int, int, int]:
     return int(red), int(green), int(blue)
 
 
-def _path_inside(mask: Mask, rng: np.random.Generator) -> tuple[list[tuple[float, float]], float] | None:
+def _path_inside(mask: Mask, rng: np.random.Generator) -> tuple[tuple[tuple[float, float], ...], float] | None:
     """Walk at random where a brush stays inside the mask; returns points and radius, None if no brush fits."""
     for radius in (float(rng.uniform(1.5, 4.5)), 1.0):
         # One pixel more than the radius keeps the line between two points inside, too.
@@ -72,7 +72,7 @@ def _path_inside(mask: Mask, rng: np.random.Generator) -> tuple[list[tuple[float
         if not (0 <= x < mask.shape[1] and 0 <= y < mask.shape[0] and room[int(y), int(x)]):
             break
         points.append((float(x), float(y)))
-    return points, radius
+    return tuple(points), radius
 
 
 def _eroded(mask: Mask, radius: float) -> Mask:

@@ -7,6 +7,7 @@ luminance taps the decoder does too, so the four latent channels are best spent 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -87,7 +88,7 @@ class VaeRecipe:
         return vae.to(memory_format=torch.channels_last)
 
     def loss(
-        self, module: nn.Module, generator: torch.Generator, batch_size: int
+        self, module: Any, generator: torch.Generator, batch_size: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Reconstruct one batch of crops."""
         device = next(module.parameters()).device
@@ -105,7 +106,7 @@ class VaeRecipe:
         }
 
     @torch.no_grad()
-    def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:
+    def sample_grid(self, module: Any, folder: Path) -> Image.Image:
         """Show pictures above their reconstructions."""
         device = next(module.parameters()).device
         image = self.pictures.draw(8, 128, torch.Generator().manual_seed(1)).images.to(device)
@@ -113,7 +114,7 @@ class VaeRecipe:
         return picture_grid([image, (rebuilt / 2 + 0.5).clamp(0, 1)])
 
     @torch.no_grad()
-    def export(self, folder: Path, module: nn.Module, card: Mapping[str, object]) -> None:
+    def export(self, folder: Path, module: Any, card: Mapping[str, object]) -> None:
         """Measure the latents' scale, store it in the config, and save."""
         device = next(module.parameters()).device
         image = self.pictures.draw(256, 128, torch.Generator().manual_seed(2)).images.to(device)
