@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,15 @@ def test_a_long_prompt_is_colorized_and_said_to_be_cut(
     assert "tokens" in error_of(capsys)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Listen to Ctrl-C, which a process started in the background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("finished", [0, 2])
 def test_ctrl_c_keeps_the_last_prediction(
     finished: int, model: str, gray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

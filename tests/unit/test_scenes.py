@@ -134,7 +134,7 @@ def test_lab_becomes_the_same_picture_as_in_the_color_module() -> None:
     assert 0.1 < inside.float().mean() < 0.9
     assert difference[:, inside].abs().max() < 0.51
     # Where chroma is scaled both stop their bisection a little inside, and near black a level is a tiny step of light.
-    assert difference[:, ~inside].abs().max() < 6
+    assert difference[:, ~inside].abs().max() < 8
     assert difference[:, ~inside].abs().mean() < 0.4
 
 
