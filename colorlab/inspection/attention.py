@@ -98,29 +98,41 @@ def attention_reduce(
         keys = k[head].float().T
         for start in range(0, sizes["Q"], chunk):
             part = slice(start, min(start + chunk, sizes["Q"]))
-            if not bool(reads[part].any()):
-                continue
-            # 1. S = scale q k', its largest value subtracted so that exp stays finite.
-            scores = (q[head, part].float() * scale) @ keys
-            scores -= scores.amax(dim=-1, keepdim=True)
-            # 2. P = exp S / sum exp S
-            probs = scores.exp()
-            total = probs.sum(dim=-1, keepdim=True)
-            probs /= total
-            # 3. What was asked for.
-            if result.columns is not None and weights is not None:
-                result.columns[head, part] = probs @ weights
-            if result.rows is not None and rows is not None:
-                result.rows[head] += rows[:, part].to(probs) @ probs
-            if result.entropy is not None:
-                # H = log sum exp S - sum P S; the product overwrites S, which nobody needs any more.
-                result.entropy[head, part] = total[:, 0].log() - scores.mul_(probs).sum(dim=-1)
-            if grid is not None and result.mean_position is not None and result.spread is not None:
-                result.mean_position[head, part], result.spread[head, part] = _moments(probs, grid)
-            if result.probs is not None and head in full_heads:
-                result.probs[list(full_heads).index(head), part] = probs
-            del scores, probs
+            if bool(reads[part].any()):
+                scores = (q[head, part].float() * scale) @ keys
+                _reduce_chunk(scores, result, head, part, columns=weights, rows=rows, grid=grid, full_heads=full_heads)
     return result
+
+
+def _reduce_chunk(
+    scores: torch.Tensor,
+    result: AttentionReduction,
+    head: int,
+    part: slice,
+    *,
+    columns: torch.Tensor | None,
+    rows: torch.Tensor | None,
+    grid: tuple[int, int] | None,
+    full_heads: Sequence[int],
+) -> None:
+    """Write into the result what (chunk, K) scores of one head say; they are overwritten."""
+    # 1. P = exp S / sum exp S, with the largest S subtracted so that exp stays finite.
+    scores -= scores.amax(dim=-1, keepdim=True)
+    probs = scores.exp()
+    total = probs.sum(dim=-1, keepdim=True)
+    probs /= total
+    # 2. P columns, rows P
+    if result.columns is not None and columns is not None:
+        result.columns[head, part] = probs @ columns
+    if result.rows is not None and rows is not None:
+        result.rows[head] += rows[:, part].to(probs) @ probs
+    # 3. H = log sum exp S - sum P S; the product overwrites S, which nobody needs any more.
+    if result.entropy is not None:
+        result.entropy[head, part] = total[:, 0].log() - scores.mul_(probs).sum(dim=-1)
+    if grid is not None and result.mean_position is not None and result.spread is not None:
+        result.mean_position[head, part], result.spread[head, part] = _moments(probs, grid)
+    if result.probs is not None and head in full_heads:
+        result.probs[list(full_heads).index(head), part] = probs
 
 
 def cell_centers(size: int, device: torch.device | str = "cpu") -> torch.Tensor:
