@@ -36,7 +36,7 @@ from colorlab.inspection.replay import Moment, Verdict, moment_of, run_sites, wa
 from colorlab.inspection.shelf import shelf_of
 from colorlab.networks.passes import check_passes, submodule
 from colorlab.networks.probe import Reading
-from colorlab.networks.sites import Site, SiteKind, select_sites
+from colorlab.networks.sites import ATTENTION_KINDS, Site, SiteKind, select_sites
 from colorlab.runs.run import Run
 
 __all__ = ["Direction", "Measure", "attention"]
@@ -126,7 +126,8 @@ def attention(
         raise RangeError(f"{question.title} has no null baseline; ask for it with baseline=False.")
 
     replay = shelf_of(moment.method).get(moment, sites, network_sites=all_sites)
-    found = null = None
+    found: np.ndarray | None = None
+    null: np.ndarray | None = None
     if replay.verdict.name != "refused":
         readings = [replay.readings[site.path, guidance_pass] for site in sites]
         found = _combine(moment, readings, question, head, max_bytes)
@@ -160,7 +161,7 @@ def _ask(
     if measure is not None:
         if measure not in get_args(Measure):
             raise RangeError(f"measure is {measure!r}, but one of {', '.join(get_args(Measure))} is expected.")
-        kinds: tuple[SiteKind, ...] = ("attn1", "attn2") if measure == "entropy" else ("attn1",)
+        kinds: tuple[SiteKind, ...] = ATTENTION_KINDS if measure == "entropy" else ("attn1",)
         return _Question(f"{measure.replace('_', ' ').capitalize()} of the attention of each cell", measure, kinds)
     return _ask_place(moment, pixel, region, direction)
 
@@ -194,14 +195,14 @@ def _ask_place(moment: Moment, pixel: tuple[float, float] | None, region: Any, d
     size, generator = image_size(moment), torch.Generator().manual_seed(0)
     details: dict[str, Any] = {"direction": direction}
     if pixel is not None:
-        name = f"pixel ({pixel[0]:g}, {pixel[1]:g})"
+        point, name = pixel, f"pixel ({pixel[0]:g}, {pixel[1]:g})"
         details["pixel"] = list(pixel)
         randoms = torch.rand(NUM_RANDOM_PIXELS, 2, generator=generator).tolist()
 
         def one_hot(site: Site) -> torch.Tensor:
-            weights = torch.zeros(site.num_positions)
-            weights[pixel_cell(pixel, size, site.grid)] = 1
-            return weights
+            cells = torch.zeros(site.num_positions)
+            cells[pixel_cell(point, size, site.grid)] = 1
+            return cells
 
         def random_cells(site: Site) -> torch.Tensor:
             cells = [pixel_cell((x * size[1], y * size[0]), size, site.grid) for x, y in randoms]
@@ -227,8 +228,8 @@ def _ask_place(moment: Moment, pixel: tuple[float, float] | None, region: Any, d
     def shares(raw: Weights) -> Weights:
         return lambda site: raw(site) / raw(site).sum()
 
-    title, kinds = f"Where {name} looks", ("attn1", "attn2")
-    return _Question(title, "queries", kinds, shares(weights), shares(null_weights), details)
+    title = f"Where {name} looks"
+    return _Question(title, "queries", ATTENTION_KINDS, shares(weights), shares(null_weights), details)
 
 
 def _choose_sites(

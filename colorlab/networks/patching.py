@@ -33,7 +33,7 @@ __all__ = ["PATCH_PLACES", "Patch", "PatchCall", "PatchFunction", "PatchPlace", 
 PatchPlace = Literal["output", "q", "k", "v", "scores", "probs"]
 PATCH_PLACES: tuple[PatchPlace, ...] = get_args(PatchPlace)
 
-_MATRICES = ("scores", "probs")
+_MATRICES: tuple[PatchPlace, ...] = ("scores", "probs")
 _PROJECTIONS = {"q": "to_q", "k": "to_k", "v": "to_v"}
 
 
@@ -192,7 +192,7 @@ def _open_attention(patches: Sequence[Patch], rows: PassRows, step: int, saved: 
                     for patch in patches
                     if patch.place == place and patch.guidance_pass in (None, name)
                 ]
-                for place in ("scores", "probs")
+                for place in _MATRICES
             )
             old_scores, old_probs = earlier.get((where.start, where.stop), ((), ()))
             if of_scores or of_probs or old_scores or old_probs:
