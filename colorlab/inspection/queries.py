@@ -119,9 +119,6 @@ def attention(
     check_passes([guidance_pass], moment.guidance_passes)
     question = _ask(moment, guidance_pass, word, occurrence, pixel, region, measure, direction)
     sites = _choose_sites(all_sites, question, site, head)
-    if sites[0].kind == "attn2" and question.side == "queries":
-        # Said before anything is computed: without words the tokens have no names.
-        text_of(moment, guidance_pass)
     if baseline and question.weights is None:
         raise RangeError(f"{question.title} has no null baseline; ask for it with baseline=False.")
 
