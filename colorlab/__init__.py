@@ -80,6 +80,7 @@ _MODULES = (
     "data",
     "evaluation",
     "images",
+    "inspection",
     "mechanisms",
     "methods",
     "networks",

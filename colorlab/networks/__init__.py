@@ -1,1 +1,1 @@
-"""Networks of the methods, and the one door to the libraries that hold the others."""
+"""Networks: modules of our own, the names of inspectable places, and the hooks that read and change them."""

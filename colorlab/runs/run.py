@@ -16,6 +16,7 @@ from colorlab.mechanisms.base import Call, MechanismInForce, Phase
 from colorlab.methods.base import Method
 from colorlab.runs.cost import Cost, CostMeter
 from colorlab.runs.pictures import PictureShelf
+from colorlab.runs.queries import Queries
 from colorlab.runs.segments import Edit, Segment, check_continues, initial_state, make_segment, take_step, timesteps_of
 from colorlab.runs.shortcuts import Shortcuts, apply_shortcuts
 from colorlab.runs.tree import Tree
@@ -26,7 +27,7 @@ from colorlab.settings import Settings
 __all__ = ["Run"]
 
 
-class Run:
+class Run(Queries):
     """One path of states for one picture.
 
     `for state in run` takes one step at a time and may be left at any moment; it goes on where the run stands. What has

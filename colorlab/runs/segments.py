@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast, runtime_checkable
 
 import torch
 
 from colorlab.conditioning import Conditioning
-from colorlab.errors import RangeError
+from colorlab.errors import RangeError, StateError
 from colorlab.methods.base import Method, Prepared
+from colorlab.networks.environment import environment_of
 from colorlab.runs.cost import CostMeter
 from colorlab.sampling.loop import first_state, sample_step
 from colorlab.sampling.noise import initial_noise
@@ -19,7 +20,16 @@ from colorlab.sampling.solvers import find_solver
 from colorlab.sampling.state import State
 from colorlab.settings import Settings
 
-__all__ = ["Edit", "Segment", "check_continues", "initial_state", "make_segment", "take_step", "timesteps_of"]
+__all__ = [
+    "Edit",
+    "Segment",
+    "check_continues",
+    "initial_state",
+    "make_segment",
+    "predict_step",
+    "take_step",
+    "timesteps_of",
+]
 
 
 @runtime_checkable
@@ -77,11 +87,11 @@ def take_step(
 
     The caller holds the lock of the method.
     """
-    prepared, settings = segment.prepared, segment.settings
-    with _edited(segment.edits, method, state.step_index), torch.no_grad():
+    settings, environment = segment.settings, environment_of(method.unet)
+    with torch.no_grad():
         following, record = sample_step(
             state,
-            predict=lambda latents, timestep: method.predict(prepared, latents, timestep, settings),
+            predict=lambda latents, timestep: predict_step(method, segment, state),
             guide=lambda predictions: method.guide(predictions, settings),
             solver=find_solver(settings.solver),
             schedule=method.schedule,
@@ -90,7 +100,21 @@ def take_step(
             seed=settings.seed,
             sample_index=sample_index,
         )
-    return record, following
+    return replace(record, environment=environment), following
+
+
+def predict_step(method: Method, segment: Segment, state: State) -> dict[str, torch.Tensor]:
+    """Ask the networks about a state, edits applied: the one call that a step makes and that a replay repeats.
+
+    The caller holds the lock of the method.
+
+    Raises:
+        StateError: no step comes after the state.
+    """
+    if state.timestep is None:
+        raise StateError("All steps are done, so there is nothing left to predict; go back to an earlier state.")
+    with _edited(segment.edits, method, state.step_index), torch.no_grad():
+        return method.predict(segment.prepared, state.latents, state.timestep, segment.settings)
 
 
 def make_segment(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from colorlab.errors import ShapeError
+from colorlab.networks.environment import Environment
 from colorlab.sampling.state import check_same_shape
 from colorlab.shapes import check_shape
 
@@ -23,6 +24,7 @@ class StepRecord:
         noise_pred: (B, C, h, w), predicted noise after guidance.
         pred_original_sample: (B, C, h, w), the clean latents that `noise_pred` implies.
         network_inputs: what entered the network beside the latents and can not be recomputed; normally empty.
+        environment: in which the network was asked; None where nobody took note of it.
 
     Raises:
         ShapeError: there is no prediction, or the tensors differ in shape.
@@ -34,6 +36,7 @@ class StepRecord:
     noise_pred: torch.Tensor
     pred_original_sample: torch.Tensor
     network_inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    environment: Environment | None = None
 
     def __post_init__(self) -> None:
         check_shape(self.noise_pred, "B C h w", "noise_pred")
@@ -55,6 +58,7 @@ class StepRecord:
             self.noise_pred.to(device),
             self.pred_original_sample.to(device),
             {name: tensor.to(device) for name, tensor in self.network_inputs.items()},
+            self.environment,
         )
 
     @property

@@ -1,0 +1,104 @@
+"""Environment: what, beside the inputs, decides the last bits of a prediction."""
+
+import functools
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from colorlab.networks.sites import uncompiled
+
+__all__ = ["Environment", "environment_of"]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The fingerprint of a network call: equal inputs under equal environments give equal bits.
+
+    Args:
+        torch: version.
+        device: its kind and model, such as "cpu AVX2".
+        dtype: number format of the weights, such as "float32".
+        num_threads: threads of torch; 0 on devices that do not use them.
+        memory_format: "contiguous" or "channels_last".
+        attention: processors, and the fused kernels that may be chosen.
+        matmul_precision: of float32, "highest" unless somebody lowered it.
+        is_compiled: whether `torch.compile` rewrote the network.
+    """
+
+    torch: str
+    device: str
+    dtype: str
+    num_threads: int
+    memory_format: str
+    attention: str
+    matmul_precision: str
+    is_compiled: bool = False
+
+    def differences(self, other: "Environment") -> tuple[str, ...]:
+        """Say in what another environment differs, field by field."""
+        return tuple(
+            f"{field.name} {getattr(self, field.name)!r} became {getattr(other, field.name)!r}"
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        )
+
+    @property
+    def is_half(self) -> bool:
+        """Whether the weights have 16 bits."""
+        return self.dtype in ("float16", "bfloat16")
+
+
+def environment_of(network: nn.Module) -> Environment:
+    """Return the environment in which a denoising network computes now; cheap enough for every step."""
+    plain: Any = uncompiled(network)
+    weight: torch.Tensor = plain.conv_in.weight
+    # A compiled call is kept under this name by nn.Module.compile, which wraps nothing.
+    is_compiled = plain is not network or getattr(plain, "_compiled_call_impl", None) is not None
+    is_channels_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    return Environment(
+        torch=torch.__version__,
+        device=_device_name(weight.device),
+        dtype=str(weight.dtype).removeprefix("torch."),
+        num_threads=torch.get_num_threads() if weight.device.type == "cpu" else 0,
+        memory_format="channels_last" if is_channels_last else "contiguous",
+        attention=" ".join((*_processor_names(plain), *_fused_kernels())),
+        matmul_precision=torch.get_float32_matmul_precision(),
+        is_compiled=is_compiled,
+    )
+
+
+def _processor_names(network: nn.Module) -> list[str]:
+    """Name the attention processors in use.
+
+    By hand through the dictionaries of the modules: `hasattr` and `modules()` are several times slower, and this is
+    done at every step.
+    """
+    names: set[str] = set()
+    modules: list[nn.Module] = [network]
+    while modules:
+        module = modules.pop()
+        processor = module.__dict__.get("processor", module._modules.get("processor"))
+        if processor is not None:
+            names.add(type(processor).__name__)
+        modules.extend(child for child in module._modules.values() if child is not None)
+    return sorted(names)
+
+
+def _fused_kernels() -> tuple[str, ...]:
+    """Name the kernels of scaled dot product attention that are switched on."""
+    switches = {
+        "flash": torch.backends.cuda.flash_sdp_enabled(),
+        "mem_efficient": torch.backends.cuda.mem_efficient_sdp_enabled(),
+        "math": torch.backends.cuda.math_sdp_enabled(),
+    }
+    return tuple(name for name, is_on in switches.items() if is_on)
+
+
+@functools.cache
+def _device_name(device: torch.device) -> str:
+    """Name the model of a device: kernels differ between models."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type

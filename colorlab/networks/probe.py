@@ -1,0 +1,170 @@
+"""Probe: reads queries, keys and block outputs while a network computes, and changes nothing.
+
+Queries and keys are read where the network's own `to_q` and `to_k` hand them on: the very tensors that attention gets,
+patches and low-rank adapters included, with no second computation. The kernel that makes the picture stays in place.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from colorlab.errors import RangeError, StateError
+from colorlab.networks.attention import check_plain_attention
+from colorlab.networks.passes import PassRows, check_passes, submodule
+from colorlab.networks.sites import Site, uncompiled
+
+__all__ = ["Probe", "Reading"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a probe read at one site in one guidance pass.
+
+    Args:
+        site: where.
+        guidance_pass: whose rows.
+        q: (B, heads, Q, d) queries; None at a block.
+        k: (B, heads, K, d) keys; None at a block.
+        features: (B, C, h, w) block output; None at an attention site.
+        scale: factor on q k' before the softmax.
+    """
+
+    site: Site
+    guidance_pass: str
+    q: torch.Tensor | None = None
+    k: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+    scale: float = 1.0
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the tensors."""
+        parts = (self.q, self.k, self.features)
+        return sum(part.numel() * part.element_size() for part in parts if part is not None)
+
+
+class Probe(Mapping[tuple[str, str], Reading]):
+    """Reads sites of one network during one step; a context manager, afterwards a mapping.
+
+    Keys are (path of the site, guidance pass). Only what was asked for is stored, as copies.
+
+    Args:
+        network: a UNet or control network, called eagerly.
+        sites: what to read.
+        guidance_passes: of the step, in batch order.
+        wanted_passes: which of them to read; None for all.
+        num_samples: pictures of each pass.
+        device: where readings are kept; None for where they are.
+        max_bytes: the call that would store more raises.
+
+    Raises:
+        RangeError: a site or pass does not exist, or a site is read twice.
+        StateError: an attention layer does not compute plain attention from `to_q` and `to_k`; or, from the call of
+            the network, an attention mask came or the budget is used up.
+
+    Example:
+        >>> with Probe(unet, find_sites(unet, (64, 64), kind="attn2"), guidance_passes=["cond"]) as probe:
+        ...     unet(latents, timestep, encoder_hidden_states=tokens)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sites: Sequence[Site],
+        *,
+        guidance_passes: Sequence[str],
+        wanted_passes: Sequence[str] | None = None,
+        num_samples: int = 1,
+        device: torch.device | str | None = "cpu",
+        max_bytes: int = 2**30,
+    ) -> None:
+        if len({site.path for site in sites}) != len(sites):
+            raise RangeError("sites holds a site twice, but each is read once.")
+        self.sites = tuple(sites)
+        self.wanted_passes = tuple(guidance_passes if wanted_passes is None else wanted_passes)
+        check_passes(self.wanted_passes, guidance_passes)
+        self.device = device
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._network = uncompiled(network)
+        self._rows = PassRows(self._network, guidance_passes, num_samples=num_samples)
+        self._handles: list[Any] = []
+        # By site and pass, then "q", "k" or "features".
+        self._read: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
+
+    def __enter__(self) -> "Probe":
+        self._read, self.num_bytes = {}, 0
+        self._rows.__enter__()
+        try:
+            for site in self.sites:
+                self._watch(site, submodule(self._network, site.path))
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
+
+    def __getitem__(self, key: tuple[str, str]) -> Reading:
+        parts = self._read[key]
+        site = next(site for site in self.sites if site.path == key[0])
+        if not site.is_attention:
+            return Reading(site, key[1], features=parts["features"])
+        layer = submodule(self._network, site.path)
+        q, k = (parts[name].unflatten(-1, (layer.heads, -1)).transpose(1, 2) for name in ("q", "k"))
+        return Reading(site, key[1], q=q, k=k, scale=float(layer.scale))
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+    def _watch(self, site: Site, module: Any) -> None:
+        """Hook what has to be read at one site."""
+        if not site.is_attention:
+            self._handles.append(module.register_forward_hook(partial(self._keep, site.path, "features")))
+            return
+        check_plain_attention(module, site.path, "reading its attention")
+        self._handles.append(module.register_forward_pre_hook(partial(_refuse_mask, site.path), with_kwargs=True))
+        for name in ("q", "k"):
+            projection = getattr(module, f"to_{name}")
+            self._handles.append(projection.register_forward_hook(partial(self._keep, site.path, name)))
+
+    def _keep(self, path: str, part: str, module: nn.Module, args: Any, output: Any) -> None:
+        """Copy the wanted rows of what a module returned; a forward hook."""
+        tensor: torch.Tensor = (output[0] if isinstance(output, tuple) else output).detach()
+        for name, where in self._rows.slices():
+            if name not in self.wanted_passes:
+                continue
+            rows = tensor[where]
+            self.num_bytes += rows.numel() * rows.element_size()
+            if self.num_bytes > self.max_bytes:
+                raise StateError(
+                    f"Reading {part} at {path!r} would store {self.num_bytes} bytes, more than max_bytes = "
+                    f"{self.max_bytes}; name fewer sites or passes, or raise max_bytes."
+                )
+            # A copy also where nothing moves: a view would keep the whole batch alive, and see what is written to it.
+            self._read.setdefault((path, name), {})[part] = rows.to(self.device or rows.device, copy=True)
+
+    def _release(self) -> None:
+        """Remove every hook."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._rows.__exit__(None, None, None)
+
+
+def _refuse_mask(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise when attention is masked: the matrix would not follow from queries and keys alone."""
+    mask = kwargs.get("attention_mask", args[2] if len(args) > 2 else None)
+    if mask is not None:
+        raise StateError(f"{path!r} was called with an attention mask, which a probe does not read; call without one.")

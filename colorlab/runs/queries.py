@@ -1,0 +1,96 @@
+"""Queries as methods of a run.
+
+A run knows nothing about inspection, which builds on runs: each method hands the run on to `colorlab.inspection`, which
+is imported when the first question is asked, as exhibits import their drawings.
+"""
+
+import importlib
+from typing import Any
+
+from colorlab.exhibits import Exhibit
+
+__all__ = ["Queries"]
+
+_INSPECTION = "colorlab.inspection"
+
+
+class Queries:
+    """What can be asked about a run; every answer is an `Exhibit`."""
+
+    def attention(
+        self,
+        step: int,
+        *,
+        word: str | None = None,
+        occurrence: int = 0,
+        pixel: tuple[float, float] | None = None,
+        region: Any = None,
+        measure: str | None = None,
+        direction: str = "from",
+        site: str | None = None,
+        head: int | None = None,
+        guidance_pass: str = "cond",
+        baseline: bool = False,
+        max_bytes: int = 2**26,
+    ) -> Exhibit:
+        """Show attention at a step that was taken (replay: one network call, none for further questions).
+
+        Give one of word, pixel, region and measure; see `colorlab.inspection.queries.attention`.
+
+        Args:
+            step: index of the step.
+            word: a word, or words in a row, of the prompt or not.
+            occurrence: which one if the word comes several times.
+            pixel: (x, y) of the picture.
+            region: mask (H, W) of the picture, or a stroke.
+            measure: "entropy", "spread", "mean_x" or "mean_y".
+            direction: whether pixel or region looks ("from") or is looked at ("to").
+            site: path or pattern with `*`; None for all that can answer, averaged.
+            head: index; None for the mean.
+            guidance_pass: in which pass.
+            baseline: whether to add what chance would give.
+            max_bytes: working memory.
+
+        Returns:
+            A map (h, w), or shares by token, with the verdict of the replay.
+
+        Raises:
+            StateError: the step was not taken, or the network can not be read.
+            RangeError: what is asked for does not exist.
+        """
+        exhibit: Exhibit = _inspection("queries").attention(
+            self,
+            step,
+            word=word,
+            occurrence=occurrence,
+            pixel=pixel,
+            region=region,
+            measure=measure,
+            direction=direction,
+            site=site,
+            head=head,
+            guidance_pass=guidance_pass,
+            baseline=baseline,
+            max_bytes=max_bytes,
+        )
+        return exhibit
+
+    def features(self, step: int, site: str, *, guidance_pass: str = "cond") -> Exhibit:
+        """Show the features of a block as colors (replay); see `colorlab.inspection.views.features`."""
+        exhibit: Exhibit = _inspection("views").features(self, step, site, guidance_pass=guidance_pass)
+        return exhibit
+
+    def guidance(self, step: int, *, passes: tuple[str, str] | None = None) -> Exhibit:
+        """Show how far two guidance passes disagree (record); see `colorlab.inspection.views.guidance`."""
+        exhibit: Exhibit = _inspection("views").guidance(self, step, passes=passes)
+        return exhibit
+
+    def trajectory(self) -> Exhibit:
+        """Show the path of the latents in a plane (record); see `colorlab.inspection.views.trajectory`."""
+        exhibit: Exhibit = _inspection("views").trajectory(self)
+        return exhibit
+
+
+def _inspection(module: str) -> Any:
+    """Import a module of the layer below, when it is needed."""
+    return importlib.import_module(f"{_INSPECTION}.{module}")
