@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-"""Looking inside a run: replay, queries, edits, provenance and studies. Nothing is here yet."""
-=======
 """Inspection: any internal of any past step, by repeating its one network call, and queries that make it an exhibit.
 
 | module | what it does |
@@ -12,4 +9,3 @@
 | `queries` | attention of words, pixels and regions |
 | `views` | guidance field, trajectory, features |
 """
->>>>>>> inspect
