@@ -44,7 +44,7 @@ def guidance(run: Run, step: int, *, passes: tuple[str, str] | None = None) -> E
     check_passes(passes, names)
     first, second = (predictions[name][0].float() for name in passes)
     return Exhibit(
-        array=torch.linalg.vector_norm(second - first, dim=0),
+        array=torch.linalg.vector_norm(second - first, dim=0).numpy(),
         axes=("h", "w"),
         unit="noise standard deviations",
         caption=f"Guidance field at step {step}: length of {passes[1]} - {passes[0]} over the latent channels.",
@@ -68,7 +68,7 @@ def trajectory(run: Run) -> Exhibit:
     points = torch.stack([state.latents[0].flatten() for state in states])
     coordinates, shares = principal_components(points, 2)
     return Exhibit(
-        array=coordinates.T.float(),
+        array=coordinates.T.float().numpy(),
         axes=("component", "state"),
         unit="latent units",
         caption=f"Path of the latents in the plane that holds {float(shares.sum()):.0%} of their variance.",

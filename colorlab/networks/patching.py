@@ -184,16 +184,17 @@ def _open_attention(patches: Sequence[Patch], rows: PassRows, step: int, saved: 
 
     def changes() -> list[tuple[slice, Sequence[MatrixChange], Sequence[MatrixChange]]]:
         earlier = {(where.start, where.stop): (scores, probs) for where, scores, probs in (before() if before else ())}
-        found = []
+        found: list[tuple[slice, Sequence[MatrixChange], Sequence[MatrixChange]]] = []
         for name, where in rows.slices():
-            of_scores, of_probs = (
-                [
+            changes_by_place: dict[str, list[MatrixChange]] = {
+                place: [
                     partial(_apply_matrix, patch=patch, call=PatchCall(patch.site, place, name, step))
                     for patch in patches
                     if patch.place == place and patch.guidance_pass in (None, name)
                 ]
                 for place in _MATRICES
-            )
+            }
+            of_scores, of_probs = changes_by_place.values()
             old_scores, old_probs = earlier.get((where.start, where.stop), ((), ()))
             if of_scores or of_probs or old_scores or old_probs:
                 found.append((where, [*old_scores, *of_scores], [*old_probs, *of_probs]))
