@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from colorlab.errors import RangeError
+from colorlab.errors import RangeError, StateError
 from colorlab.shapes import check_shape
 
 __all__ = ["AttentionReduction", "attention_reduce", "cell_centers"]
@@ -34,6 +34,17 @@ class AttentionReduction:
     spread: torch.Tensor | None = None
     entropy: torch.Tensor | None = None
     probs: torch.Tensor | None = None
+
+    def get(self, name: str) -> torch.Tensor:
+        """Return a result by name.
+
+        Raises:
+            StateError: it was not asked for.
+        """
+        tensor: torch.Tensor | None = getattr(self, name)
+        if tensor is None:
+            raise StateError(f"{name} was not asked for; pass what it needs to attention_reduce.")
+        return tensor
 
     @property
     def num_bytes(self) -> int:

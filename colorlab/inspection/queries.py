@@ -259,22 +259,17 @@ def _combine(
 
 def _reduce(moment: Moment, reading: Reading, question: _Question, max_bytes: int) -> torch.Tensor:
     """Answer for one site, (heads, positions)."""
-    assert reading.q is not None
-    assert reading.k is not None
-    site, q, k = reading.site, reading.q[0], reading.k[0]
+    site, q, k = reading.site, reading.get("q")[0], reading.get("k")[0]
     if question.weights is None:
         grid = None if question.side == "entropy" else site.grid
         found = attention_reduce(q, k, None, max_bytes, scale=reading.scale, grid=grid, entropy=grid is None)
-        if found.entropy is not None:
-            return found.entropy
-        assert found.spread is not None
-        assert found.mean_position is not None
-        return found.spread if question.side == "spread" else found.mean_position[..., int(question.side == "mean_y")]
+        if question.side in ("entropy", "spread"):
+            return found.get(question.side)
+        return found.get("mean_position")[..., int(question.side == "mean_y")]
     weights = question.weights(site)
     if question.side == "queries":
-        rows = attention_reduce(q, k, None, max_bytes, scale=reading.scale, rows=weights[None]).rows
-        assert rows is not None
-        return rows[:, 0]
+        found = attention_reduce(q, k, None, max_bytes, scale=reading.scale, rows=weights[None])
+        return found.get("rows")[:, 0]
     if site.kind == "attn2" and len(weights) != k.shape[1]:
         raise StateError(
             f"{site.path!r} reads {k.shape[1]} tokens, but the text has {len(weights)}: it does not read the prompt."
@@ -282,9 +277,7 @@ def _reduce(moment: Moment, reading: Reading, question: _Question, max_bytes: in
     if question.extra_tokens is not None:
         k = torch.cat([k, _extra_keys(moment, site, question.extra_tokens).to(k)], dim=1)
         weights = torch.cat([torch.zeros_like(weights), torch.ones(len(question.extra_tokens))])
-    columns = attention_reduce(q, k, weights[:, None], max_bytes, scale=reading.scale).columns
-    assert columns is not None
-    return columns[..., 0]
+    return attention_reduce(q, k, weights[:, None], max_bytes, scale=reading.scale).get("columns")[..., 0]
 
 
 def _extra_keys(moment: Moment, site: Site, tokens: torch.Tensor) -> torch.Tensor:

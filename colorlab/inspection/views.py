@@ -105,8 +105,7 @@ def features(run: Run, step: int, site: str, *, guidance_pass: str = "cond") -> 
     replay = shelf_of(moment.method).get(moment, found)
     array, shares = np.full((*found[0].grid, 3), np.nan, dtype=np.float32), torch.zeros(3)
     if replay.verdict.name != "refused":
-        read = replay.readings[found[0].path, guidance_pass].features
-        assert read is not None
+        read = replay.readings[found[0].path, guidance_pass].get("features")
         components, shares = principal_components(read[0].flatten(1).T, 3)
         low, high = components.amin(dim=0), components.amax(dim=0)
         # A component without any variance is even gray.

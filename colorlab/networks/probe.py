@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -40,6 +40,17 @@ class Reading:
     k: torch.Tensor | None = None
     features: torch.Tensor | None = None
     scale: float = 1.0
+
+    def get(self, part: Literal["q", "k", "features"]) -> torch.Tensor:
+        """Return one of the tensors.
+
+        Raises:
+            StateError: the site does not have it.
+        """
+        tensor: torch.Tensor | None = getattr(self, part)
+        if tensor is None:
+            raise StateError(f"{self.site.path!r} is a {self.site.kind}, which has no {part}; read another site.")
+        return tensor
 
     @property
     def num_bytes(self) -> int:

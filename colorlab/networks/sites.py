@@ -138,8 +138,7 @@ def select_sites(
 
 def uncompiled(network: nn.Module) -> nn.Module:
     """Return the module that `torch.compile` wrapped, or the network itself; the weights are the same."""
-    original = getattr(network, "_orig_mod", network)
-    assert isinstance(original, nn.Module)
+    original: nn.Module = getattr(network, "_orig_mod", network)
     return original
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from colorlab.errors import RangeError, ShapeError
+from colorlab.errors import RangeError, ShapeError, StateError
 from colorlab.inspection.attention import attention_reduce, cell_centers
 
 GRID = (6, 10)
@@ -52,6 +52,8 @@ def test_what_is_not_asked_for_is_not_there_and_order_of_full_heads_counts():
     q, k, columns, _ = draw()
     found = attention_reduce(q, k, columns)
     assert found.columns.shape == (3, 35, 4)
+    with pytest.raises(StateError, match="entropy was not asked for"):
+        found.get("entropy")
     assert (found.rows, found.probs, found.entropy, found.spread, found.mean_position) == (None,) * 5
     full = attention_reduce(q, k, full_heads=(2, 0)).probs
     assert torch.equal(full[0], attention_reduce(q, k, full_heads=(2,)).probs[0])

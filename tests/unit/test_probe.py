@@ -50,6 +50,8 @@ def test_watched_equals_unwatched_and_everything_asked_for_is_read(unet, inputs)
             assert reading.k.shape == (1, site.heads, num_keys, width)
         else:
             assert reading.features.shape == (1, site.channels, *site.grid)
+    with pytest.raises(StateError, match="'mid_block' is a block, which has no q"):
+        probe["mid_block", "cond"].get("q")
     assert probe.num_bytes == sum(reading.num_bytes for reading in probe.values())
     assert not has_hooks(unet)
 
