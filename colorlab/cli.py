@@ -160,6 +160,10 @@ def lab(context: typer.Context) -> None:
     raise typer.Exit(open_lab(context.args))
 
 
+SHELL_CODE_OF_CTRL_C = 130
+"""What typer makes of Ctrl-C where a command does not catch it itself, without a word."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -178,6 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _quiet_warnings()
             result = typer.main.get_command(app).main(args=words, prog_name="colorlab", standalone_mode=False)
         sys.stdout.flush()
+        if result == SHELL_CODE_OF_CTRL_C:
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
         # The reader of our output went away; a second failure while Python shuts down would print a traceback.

@@ -87,9 +87,7 @@ class VaeRecipe:
         pass_through(vae)
         return vae.to(memory_format=torch.channels_last)
 
-    def loss(
-        self, module: Any, generator: torch.Generator, batch_size: int
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, module: Any, generator: torch.Generator, batch_size: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Reconstruct one batch of crops."""
         device = next(module.parameters()).device
         image = self.pictures.draw(batch_size, self.crop_px, generator).images.to(device) * 2 - 1

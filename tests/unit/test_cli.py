@@ -217,6 +217,17 @@ def test_ctrl_c_keeps_the_last_prediction(
     np.testing.assert_array_equal(np.asarray(Image.open(partial)), run.preview(finished - 1))
 
 
+def test_ctrl_c_before_the_first_step_is_told(
+    gray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("colorlab.commands.colorize.colorize_files", interrupted)
+    assert colorize(gray, "-o", tmp_path / "out.png") == 1
+    assert "Interrupted" in error_of(capsys)
+
+
 def test_a_folder_that_cannot_be_written(
     model: str, gray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
