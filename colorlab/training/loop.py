@@ -135,7 +135,7 @@ def train(
     module = accelerator.prepare_model(recipe.trainable().to(accelerator.device))
     bare = accelerator.unwrap_model(module)
     optimizer = torch.optim.AdamW(bare.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    average = EMAModel(bare.parameters(), decay=plan.ema_decay, use_ema_warmup=True) if plan.ema_decay else None
+    average = _average_of(bare, plan)
     first = _load(checkpoint, recipe.name, bare, optimizer, average) if resume and checkpoint.exists() else 0
     if first > plan.steps:
         raise StateError(f"{checkpoint} has {first} steps already; ask for more than {plan.steps}.")
@@ -156,10 +156,8 @@ def train(
         stop = _agreed(max_seconds is not None and now - started > max_seconds)
         if accelerator.is_main_process:
             if step % 20 == 0 or stop:
-                _log(
-                    folder / "log.csv",
-                    {"step": step, "seconds": round(now - started, 1), "loss": float(loss.detach()), **numbers},
-                )
+                clock = {"step": step, "seconds": round(now - started, 1), "loss": float(loss.detach())}
+                _log(folder / "log.csv", clock | numbers)
             if now - saved > plan.checkpoint_s:
                 _save(checkpoint, recipe.name, step + 1, bare, optimizer, average)
                 saved = now
@@ -186,9 +184,14 @@ def export_checkpoint(recipe: Recipe, plan: Plan, folder: Path, member: Path) ->
     if not checkpoint.exists():
         raise StateError(f"{folder} holds no checkpoint.pt; train the recipe {recipe.name!r} first.")
     module = recipe.trainable()
-    average = EMAModel(module.parameters(), decay=plan.ema_decay, use_ema_warmup=True) if plan.ema_decay else None
+    average = _average_of(module, plan)
     steps = _load(checkpoint, recipe.name, module, None, average)
     _finish(recipe, plan, folder, member, module, average, steps)
+
+
+def _average_of(module: nn.Module, plan: Plan) -> EMAModel | None:
+    """Make the averaged weights of a module, if the plan asks for them."""
+    return EMAModel(module.parameters(), decay=plan.ema_decay, use_ema_warmup=True) if plan.ema_decay else None
 
 
 def _finish(
