@@ -8,4 +8,6 @@
 | `places` | words, pixels and regions in the units of an attention matrix |
 | `queries` | attention of words, pixels and regions |
 | `views` | guidance field, trajectory, features |
+| `study` | what takes many calls: cost first, progress, cancel |
+| `studies` | the menu `run.study` |
 """

@@ -5,9 +5,13 @@ is imported when the first question is asked, as exhibits import their drawings.
 """
 
 import importlib
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from colorlab.exhibits import Exhibit
+
+if TYPE_CHECKING:
+    from colorlab.inspection.studies import Studies
 
 __all__ = ["Queries"]
 
@@ -89,6 +93,12 @@ class Queries:
         """Show the path of the latents in a plane (record); see `colorlab.inspection.views.trajectory`."""
         exhibit: Exhibit = _inspection("views").trajectory(self)
         return exhibit
+
+    @cached_property
+    def study(self) -> "Studies":
+        """Questions that take many network calls (studies): cost first, progress, cancel."""
+        studies: Studies = _inspection("studies").Studies(self)
+        return studies
 
 
 def _inspection(module: str) -> Any:
