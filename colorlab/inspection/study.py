@@ -1,4 +1,4 @@
-"""Study: a question that takes many network calls, as something that tells its cost, can be watched, and can be stopped.
+"""Study: a question in many network calls that tells its cost, can be watched, and can be stopped.
 
 A study is planned first (nothing is computed), then walked one network call at a time, as a run is. What is done stays
 when it is stopped, whatever stopped it: `cancel` from any thread, Ctrl-C, or an error.
