@@ -15,6 +15,7 @@ from colorlab.methods.base import Method
 from colorlab.strokes import Stroke, Strokes
 
 __all__ = [
+    "context_names",
     "coverage",
     "image_size",
     "picture_size",
@@ -95,8 +96,25 @@ def token_names(method: Method, text: str) -> list[str]:
     return names
 
 
+def context_names(moment: Moment, guidance_pass: str, number: int | None) -> list[str]:
+    """Name the tokens that cross-attention reads: as they are spelt, or by position where they are no words.
+
+    Args:
+        moment: the step.
+        guidance_pass: in which pass.
+        number: of tokens; None where nothing was read.
+    """
+    if "tokenizer" in moment.method.components:
+        names = token_names(moment.method, text_of(moment, guidance_pass))
+        if number in (None, len(names)):
+            return names
+    return [f"token {index}" for index in range(number or 0)]
+
+
 def shuffled_words(method: Method, text: str, positions: tuple[int, ...], word: str) -> str:
-    """Return a text with its words in another order, drawn by a fixed seed, and another word at `positions`.
+    """Return a text with its words in another order, drawn by a fixed seed, and at `positions` none that is `word`.
+
+    Without a word any other order will do.
 
     Raises:
         RangeError: there is no such order, because the text has one word or the same everywhere.
@@ -107,11 +125,12 @@ def shuffled_words(method: Method, text: str, positions: tuple[int, ...], word: 
         order = torch.randperm(len(words), generator=generator).tolist()
         shuffled = " ".join(words[index] for index in order)
         places: set[int] = set()
-        for match in range(len(word_spans(shuffled, word))):
+        for match in range(len(word_spans(shuffled, word)) if positions else 0):
             places |= set(word_tokens(method, shuffled, word, match))
         if shuffled != text and not places & set(positions):
             return shuffled
-    raise RangeError(f"The words of {text!r} have no other order without {word!r} at its place, so it has no baseline.")
+    without = f" without {word!r} at its place" if word else ""
+    raise RangeError(f"The words of {text!r} have no other order{without}, so there is no baseline; ask without it.")
 
 
 def image_size(moment: Moment) -> tuple[int, int]:
