@@ -19,9 +19,10 @@ from colorlab.plotting.figures import (
     value_range,
 )
 
-__all__ = ["draw_curves", "draw_gallery", "draw_heatmap", "draw_image", "draw_ranking"]
+__all__ = ["draw_curves", "draw_difference", "draw_gallery", "draw_heatmap", "draw_image", "draw_ranking"]
 
 _NUM_BARS = 20
+_SIGNED_COLORS = "RdBu_r"
 
 
 @register_drawing("heatmap")
@@ -59,6 +60,25 @@ def draw_gallery(exhibit: Exhibit) -> LabFigure:
     for cell, (title, values) in zip(cells[-len(maps) :], maps.items(), strict=True):
         drawn = show_map(cell, values, limits, title)
     figure.colorbar(drawn, ax=cells[-1], label=exhibit.unit, fraction=0.046)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("difference")
+def draw_difference(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit of signed values as a map, or as one for each label if it has three axes; white is no difference."""
+    if exhibit.array.ndim != 2:
+        _require_axes(exhibit, 3)
+    maps = exhibit.array if exhibit.array.ndim == 3 else exhibit.array[None]
+    titles = list(exhibit.provenance.get("labels", ())) if exhibit.array.ndim == 3 else [""]
+    columns = len(maps) if len(maps) <= 4 else math.ceil(math.sqrt(len(maps)))
+    cell_px = 2 * CELL_PX if len(maps) == 1 else CELL_PX
+    figure, cells = grid_of_cells(len(maps), columns, cell_px, aspect=maps.shape[1] / maps.shape[2])
+    finite = np.abs(maps[np.isfinite(maps)])
+    largest = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    for index, (cell, values) in enumerate(zip(cells, maps, strict=True)):
+        title = str(titles[index]) if index < len(titles) else f"{exhibit.axes[0]} {index}"
+        drawn = show_map(cell, values, (-largest, largest), title, colors=_SIGNED_COLORS)
+    figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046)
     return _with_caption(figure, exhibit)
 
 

@@ -26,7 +26,9 @@ from colorlab.settings import Settings
 __all__ = [
     "Edit",
     "Segment",
+    "ask_networks",
     "check_continues",
+    "enter_step",
     "initial_state",
     "make_segment",
     "predict_step",
@@ -83,11 +85,11 @@ def take_step(
     """
     settings = segment.settings
     with torch.no_grad():
-        call, entering, patches = _edited(method, segment, state)
+        call, entering, patches = enter_step(method, segment, state)
         environment = environment_of(method.unet)
         following, record = sample_step(
             entering,
-            predict=lambda latents, timestep: _predict(call, patches, latents, timestep),
+            predict=lambda latents, timestep: ask_networks(call, patches, latents, timestep),
             guide=lambda predictions: method.guide(predictions, settings),
             solver=find_solver(settings.solver),
             schedule=method.schedule,
@@ -122,8 +124,8 @@ def predict_step(
     if state.timestep is None:
         raise StateError("All steps are done, so there is nothing left to predict; go back to an earlier state.")
     with torch.no_grad():
-        call, entering, patches = _edited(method, segment, state)
-        return _predict(call, patches, entering.latents, state.timestep, watch)
+        call, entering, patches = enter_step(method, segment, state)
+        return ask_networks(call, patches, entering.latents, state.timestep, watch)
 
 
 def make_segment(
@@ -172,22 +174,25 @@ def check_continues(method: Method, step: int, old: Segment, new: Segment) -> No
         )
 
 
-def _edited(method: Method, segment: Segment, state: State) -> tuple[EditCall, State, list[Patch]]:
-    """Return the call of a step, the state that enters it, and every patch of the denoising network, in order."""
+def enter_step(method: Method, segment: Segment, state: State) -> tuple[EditCall, State, list[Patch]]:
+    """Return the call of a step, the state that enters it, and every patch of the denoising network, in order.
+
+    The caller holds the lock of the method. The state may hold several pictures of one conditioning.
+    """
     call = EditCall.of(method, segment.conditioning, segment.settings, segment.prepared, state.step_index)
     latents = entering_latents(segment.edits, state.latents, call)
     entering = state if latents is state.latents else replace(state, latents=latents)
     return call, entering, step_patches(segment.edits, call)
 
 
-def _predict(
+def ask_networks(
     call: EditCall,
     patches: Sequence[Patch],
     latents: torch.Tensor,
     timestep: int | float,
     watch: AbstractContextManager[Any] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Ask the networks once under patches."""
+    """Ask the networks once under patches; arguments as `enter_step` returns them, `watch` as in `predict_step`."""
     installed: AbstractContextManager[None] = nullcontext()
     # Without patches nothing at all is installed.
     if patches:

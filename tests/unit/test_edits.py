@@ -181,7 +181,7 @@ def test_reweighting_multiplies_the_attention_after_the_softmax(run):
 
 
 def test_a_removed_word_draws_no_attention_and_the_others_share_it(run):
-    branch = finished(run, edits.Remove("red", site=CROSS))
+    branch = finished(run, edits.Remove("red", site=CROSS, everywhere=False))
     plain, found = probs_of(run, 0), probs_of(branch, 0)
     assert not found[..., RED].any()
     kept = [index for index in range(plain.shape[-1]) if index not in RED]
@@ -288,8 +288,8 @@ def test_alignments():
 def test_edits_compose_in_their_order(run):
     twice = finished(run, edits.Reweight("red", 2.0), edits.Reweight("red", 2.0))
     assert apart(twice, finished(run, edits.Reweight("red", 4.0))) < 1e-5
-    removed = finished(run, edits.Replace("red", "tea"), edits.Remove("red"))
-    assert apart(removed, finished(run, edits.Remove("red"))) < 1e-4
+    removed = finished(run, edits.Replace("red", "tea"), edits.Remove("red", everywhere=False))
+    assert apart(removed, finished(run, edits.Remove("red", everywhere=False))) < 1e-4
     scale, shift = (Custom(Patch("mid_block", "output", f)) for f in (lambda x, at: 2 * x, lambda x, at: x + 1))
     both = finished(run, Custom(Patch("mid_block", "output", lambda x, at: 2 * x + 1)))
     assert apart(finished(run, scale, shift), both) == 0

@@ -22,7 +22,17 @@ from colorlab.runs.segments import timesteps_of
 from colorlab.runs.tree import Tree
 from colorlab.sampling.state import State
 
-__all__ = ["BaseEdit", "SiteEdit", "SourceEdit", "WordEdit", "cells_of", "check_number", "read_only_mask"]
+__all__ = [
+    "BaseEdit",
+    "SiteEdit",
+    "SourceEdit",
+    "WordEdit",
+    "cells_of",
+    "check_keys",
+    "check_number",
+    "find_word",
+    "read_only_mask",
+]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -127,30 +137,11 @@ class WordEdit(SiteEdit):
             RangeError: no pass has it.
         """
         names = call.guidance_passes if self.guidance_pass is None else (self.guidance_pass,)
-        found: dict[str, list[int]] = {}
-        problem: RangeError | None = None
-        for name in names:
-            text = text_of_pass(call.method, call.conditioning, name)
-            try:
-                positions = word_tokens(call.method, text, self.word, self.occurrence)
-            except RangeError as error:
-                problem = error
-                continue
-            if positions:
-                found[name] = list(positions)
-        if not found:
-            text = text_of_pass(call.method, call.conditioning, names[-1])
-            raise problem or RangeError(f"{self.word!r} is not in {text!r}; name a word of the prompt.")
-        return found
+        return find_word(call, self.word, self.occurrence, names)
 
-    def _check_keys(self, call: EditCall, tensor: torch.Tensor, axis: int, guidance_pass: str) -> None:
-        """Raise when a site does not read the tokens of the prompt."""
-        num_tokens = len(token_names(call.method, text_of_pass(call.method, call.conditioning, guidance_pass)))
-        if tensor.shape[axis] != num_tokens:
-            raise StateError(
-                f"{self!r} came to a site that reads {tensor.shape[axis]} tokens, but the text has {num_tokens}: it "
-                "does not read the prompt; name other sites."
-            )
+    def _num_tokens(self, call: EditCall, guidance_pass: str) -> int:
+        """Return how many tokens the text of a pass has."""
+        return len(token_names(call.method, text_of_pass(call.method, call.conditioning, guidance_pass)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -221,6 +212,38 @@ class SourceEdit(BaseEdit):
                 moment_of(self.source, call.step_index), sites, wanted_passes=guidance_passes, device=None
             )
         return readings
+
+
+def find_word(call: EditCall, word: str, occurrence: int, guidance_passes: Sequence[str]) -> dict[str, list[int]]:
+    """Return where the tokens of a word are in the texts of guidance passes, by the pass; those without are left out.
+
+    Raises:
+        RangeError: no pass has it.
+    """
+    found: dict[str, list[int]] = {}
+    problem: RangeError | None = None
+    for name in guidance_passes:
+        text = text_of_pass(call.method, call.conditioning, name)
+        try:
+            positions = word_tokens(call.method, text, word, occurrence)
+        except RangeError as error:
+            problem = error
+            continue
+        if positions:
+            found[name] = list(positions)
+    if not found:
+        text = text_of_pass(call.method, call.conditioning, guidance_passes[-1])
+        raise problem or RangeError(f"{word!r} is not in {text!r}; name a word of the prompt.")
+    return found
+
+
+def check_keys(edit: str, num_keys: int, num_tokens: int) -> None:
+    """Raise StateError when a site does not read the tokens of the prompt, and no others."""
+    if num_keys != num_tokens:
+        raise StateError(
+            f"{edit} came to a site that reads {num_keys} tokens, but the text has {num_tokens}: it does not read the "
+            "prompt; name other sites."
+        )
 
 
 def check_number(value: object, name: str, low: float, high: float) -> None:

@@ -1,15 +1,23 @@
 """Edits of words in cross-attention: heavier or lighter, another word, none, or in one place only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 
 from colorlab.errors import RangeError
-from colorlab.inspection.edits.base import WordEdit, cells_of, check_number, read_only_mask
-from colorlab.inspection.places import text_of_pass, word_spans, word_tokens
+from colorlab.inspection.edits.base import (
+    SiteEdit,
+    WordEdit,
+    cells_of,
+    check_keys,
+    check_number,
+    find_word,
+    read_only_mask,
+)
+from colorlab.inspection.places import text_of_pass, token_names, tokenized, word_spans, word_tokens
 from colorlab.networks.passes import submodule
 from colorlab.networks.patching import Patch, PatchCall
 from colorlab.runs.edits import EditCall
@@ -52,7 +60,7 @@ class Reweight(WordEdit):
         sites, positions = self._cross_sites(call), self._positions(call)
 
         def reweight(values: torch.Tensor, where: PatchCall) -> torch.Tensor:
-            self._check_keys(call, values, 1, where.guidance_pass)
+            check_keys(repr(self), values.shape[1], self._num_tokens(call, where.guidance_pass))
             factors = torch.ones(values.shape[1], 1, dtype=values.dtype, device=values.device)
             factors[positions[where.guidance_pass]] = self.scale
             return values * factors
@@ -104,7 +112,7 @@ class Replace(WordEdit):
         self, call: EditCall, positions: list[int], rows: torch.Tensor, tensor: torch.Tensor, where: PatchCall
     ) -> torch.Tensor:
         """Put rows (n, heads * d) at positions of keys or values."""
-        self._check_keys(call, tensor, 1, where.guidance_pass)
+        check_keys(repr(self), tensor.shape[1], self._num_tokens(call, where.guidance_pass))
         changed = tensor.clone()
         changed[:, positions] = rows
         return changed
@@ -157,44 +165,120 @@ class Restrict(WordEdit):
     def _patches(self, call: EditCall) -> Sequence[Patch]:
         """Mask the word's keys for the cells outside."""
         patches = []
-        for site in self._cross_sites(call):
-            outside = ~cells_of(call, self.mask, site.grid, least=1e-6).flatten()
-            patches += _forbid(self, call, site.path, outside)
+        for name, positions in self._positions(call).items():
+            num_tokens = self._num_tokens(call, name)
+            for site in self._cross_sites(call):
+                outside = ~cells_of(call, self.mask, site.grid, least=1e-6).flatten()
+                forbid = partial(_forbid, repr(self), num_tokens, positions, outside)
+                patches.append(Patch(site.path, "scores", forbid, name))
         return patches
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Remove(WordEdit):
-    """Take a word away: its keys are masked everywhere, its place in the sentence is kept.
+class Remove(SiteEdit):
+    """Take words away: their keys are masked, their places in the sentence are kept.
 
-    The other tokens keep what the text encoder told them of the word, and share the attention that it drew.
+    In the text encoder too (`everywhere`), so that no other token hears of them: all tokens are encoded again with the
+    keys of these words masked, and cross-attention gets those. Else the other tokens, the end token and the padding
+    above all, keep what they were told, and often carry the words on their own. In either case other tokens share the
+    attention that the words drew. Two edits do not add up where they re-encode one text: name the words in one.
 
     Args:
-        word: a word, or words in a row, of the prompt.
-        occurrence: which one if it comes several times, 0 first.
+        word: a word, or words in a row, of the prompt; or several of these.
+        occurrence: which one of each word, 0 first; one number for all, or one for each.
+        everywhere: whether the text encoder is kept from reading the words as well.
         site: which cross-attention sites.
         guidance_pass: in which pass; None for all whose text has the word.
         steps: at which steps; None for all.
 
-    Source: ours; the attention knockout of arXiv 2304.14767, in cross-attention.
+    Raises:
+        RangeError: no word came, or words and occurrences differ in number.
+
+    Source: ours; the attention knockout of arXiv 2304.14767, in cross-attention and in the text encoder.
     """
 
+    word: str | tuple[str, ...]
+    occurrence: int | tuple[int, ...] = field(default=0, kw_only=True)
+    everywhere: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.word, str):
+            object.__setattr__(self, "word", tuple(self.word))
+        if not isinstance(self.occurrence, int):
+            object.__setattr__(self, "occurrence", tuple(self.occurrence))
+        if not self.word:
+            raise RangeError("word is empty, but at least one word is expected.")
+        num_words = 1 if isinstance(self.word, str) else len(self.word)
+        if isinstance(self.occurrence, tuple) and len(self.occurrence) != num_words:
+            raise RangeError(f"occurrence is {self.occurrence}, but one number, or one for each word, is expected.")
+
+    @property
+    def named(self) -> tuple[tuple[str, int], ...]:
+        """The words, each with its occurrence."""
+        words = (self.word,) if isinstance(self.word, str) else self.word
+        occurrences = self.occurrence if isinstance(self.occurrence, tuple) else (self.occurrence,) * len(words)
+        return tuple(zip(words, occurrences, strict=True))
+
     def _patches(self, call: EditCall) -> Sequence[Patch]:
-        """Mask the word's keys for all cells."""
-        patches = []
-        for site in self._cross_sites(call):
-            patches += _forbid(self, call, site.path, torch.ones(site.num_positions, dtype=torch.bool))
+        """Put the tokens in that were encoded without the words, and mask the words' keys."""
+        sites, patches = call.sites(self.site, "attn2"), []
+        for name, positions in self._positions(call).items():
+            text = text_of_pass(call.method, call.conditioning, name)
+            num_tokens = len(token_names(call.method, text))
+            for site in sites:
+                if self.everywhere:
+                    layer, tokens = submodule(call.network, site.path), _encode_without(call, text, positions)
+                    for place, project in (("k", layer.to_k), ("v", layer.to_v)):
+                        put = partial(_put_all, repr(self), project(tokens))
+                        patches.append(Patch(site.path, place, put, name))  # type: ignore[arg-type]
+                everywhere = torch.ones(site.num_positions, dtype=torch.bool)
+                forbid = partial(_forbid, repr(self), num_tokens, positions, everywhere)
+                patches.append(Patch(site.path, "scores", forbid, name))
         return patches
 
+    def _positions(self, call: EditCall) -> dict[str, list[int]]:
+        """Return where the tokens of all words are in the text of every pass that has one."""
+        names = call.guidance_passes if self.guidance_pass is None else (self.guidance_pass,)
+        found: dict[str, list[int]] = {}
+        for word, occurrence in self.named:
+            for name, positions in find_word(call, word, occurrence, names).items():
+                found[name] = sorted({*found.get(name, []), *positions})
+        return found
 
-def _forbid(edit: WordEdit, call: EditCall, path: str, cells: torch.Tensor) -> list[Patch]:
-    """Return patches of one site that hide the tokens of a word from cells (Q,) bool."""
-    positions = edit._positions(call)
 
-    def forbid(scores: torch.Tensor, where: PatchCall) -> torch.Tensor:
-        edit._check_keys(call, scores, 3, where.guidance_pass)
-        hidden = torch.zeros(scores.shape[-2:], dtype=torch.bool, device=scores.device)
-        hidden[:, positions[where.guidance_pass]] = cells.to(scores.device)[:, None]
-        return scores.masked_fill(hidden, -torch.inf)
+def _encode_without(call: EditCall, text: str, positions: list[int]) -> torch.Tensor:
+    """Encode a text with some keys masked in the text encoder, (N, D), once."""
+    method = call.method
 
-    return [Patch(path, "scores", forbid, name) for name in positions]
+    def encode() -> torch.Tensor:
+        encoder = method.components["text_encoder"]
+        ids = torch.tensor([tokenized(method, text)["input_ids"]], device=method.device)
+        seen = torch.ones_like(ids)
+        seen[0, positions] = 0
+        method.network_calls["text_encoder"] += 1
+        tokens: torch.Tensor = encoder(ids, attention_mask=seen).last_hidden_state[0]
+        return tokens
+
+    return method.cache.get("text_without", (text, tuple(positions)), encode)
+
+
+def _put_all(name: str, rows: torch.Tensor, tensor: torch.Tensor, where: PatchCall) -> torch.Tensor:
+    """Replace all keys or values (B, K, C) by rows (K, C)."""
+    check_keys(name, tensor.shape[1], len(rows))
+    return rows.expand_as(tensor)
+
+
+def _forbid(
+    name: str,
+    num_tokens: int,
+    positions: list[int],
+    cells: torch.Tensor,
+    scores: torch.Tensor,
+    where: PatchCall,
+) -> torch.Tensor:
+    """Hide tokens from cells (Q,) bool in scores (B, heads, Q, K)."""
+    check_keys(name, scores.shape[3], num_tokens)
+    hidden = torch.zeros(scores.shape[-2:], dtype=torch.bool, device=scores.device)
+    hidden[:, positions] = cells.to(scores.device)[:, None]
+    return scores.masked_fill(hidden, -torch.inf)
