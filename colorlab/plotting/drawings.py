@@ -58,7 +58,7 @@ def draw_gallery(exhibit: Exhibit) -> LabFigure:
     limits = value_range(np.stack(list(maps.values())))
     for cell, (title, values) in zip(cells[-len(maps) :], maps.items(), strict=True):
         drawn = show_map(cell, values, limits, title)
-    figure.colorbar(drawn, ax=cells[-1], label=exhibit.unit, fraction=0.046)
+    figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046, shrink=0.6)
     return _with_caption(figure, exhibit)
 
 
