@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from colorlab.errors import StateError
 from colorlab.exhibits import Exhibit
@@ -187,7 +188,8 @@ def _mean_distance(
     distance = chroma_distance(before, after)
     if where is None:
         return float(distance.mean())
-    weights = torch.nn.functional.adaptive_avg_pool2d(where.float().view(1, 1, *size), distance.shape)[0, 0]
+    grid = (distance.shape[0], distance.shape[1])
+    weights = functional.adaptive_avg_pool2d(where.float().view(1, 1, *size), grid)[0, 0]
     return float((distance * weights).sum() / weights.sum())
 
 

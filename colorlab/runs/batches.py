@@ -7,7 +7,7 @@ import torch
 from colorlab.errors import RangeError, ShapeError
 from colorlab.methods.base import Method
 from colorlab.runs.segments import Segment, predict_step
-from colorlab.sampling.loop import sample_step
+from colorlab.sampling.loop import Predict, sample_step
 from colorlab.sampling.records import StepRecord
 from colorlab.sampling.solvers import find_solver
 from colorlab.sampling.state import State
@@ -80,8 +80,8 @@ def take_steps(
     for state, predictions, seed in zip(states, predict_states(method, segment, states), seeds, strict=True):
         following, record = sample_step(
             state,
-            predict=lambda latents, timestep, known=predictions: known,
-            guide=lambda known: method.guide(known, settings),
+            predict=_known(predictions),
+            guide=lambda named: method.guide(named, settings),
             solver=find_solver(settings.solver),
             schedule=method.schedule,
             timesteps=timesteps,
@@ -91,3 +91,8 @@ def take_steps(
         )
         edges.append((record, following))
     return edges
+
+
+def _known(predictions: dict[str, torch.Tensor]) -> Predict:
+    """Return a prediction that was made already."""
+    return lambda latents, timestep: predictions
