@@ -7,7 +7,7 @@ apart (CIEDE2000 is no metric, and shrinks where colors are strong).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
 from torch.nn import functional
@@ -60,39 +60,12 @@ def chroma_distance(ab: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(ab - other, dim=-3)
 
 
-class ChromaDecoder(Protocol):
-    """Turns clean latents into chroma.
-
-    Attributes:
-        name: "model" or "linear".
-        num_decodings: how often the model's decoder is called for one answer.
-    """
-
-    name: DecoderName
-    num_decodings: int
-
-    @property
-    def description(self) -> str:
-        """Name and error in words."""
-        ...
-
-    @property
-    def error(self) -> dict[str, float]:
-        """Mean and 95th percentile of the distance to the model's decoder."""
-        ...
-
-    def __call__(self, segment: Segment, latents: torch.Tensor) -> torch.Tensor:
-        """Return the chroma (2, H, W) or (2, h, w) of latents (1, C, h, w) under a segment."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class ModelDecoder:
     """The model's own decoder, with the finish of the picture: one decoding for each answer."""
 
     method: Method
     name: DecoderName = "model"
-    num_decodings: int = 1
 
     @property
     def description(self) -> str:
@@ -123,7 +96,6 @@ class LinearDecoder:
     mean_error: float
     percentile_95: float
     name: DecoderName = "linear"
-    num_decodings: int = 0
 
     @property
     def description(self) -> str:
@@ -139,6 +111,10 @@ class LinearDecoder:
         """Return (2, h, w) on the grid of the latents."""
         height, width = latents.shape[-2:]
         return (_neighbourhoods(latents) @ self.weights).T.unflatten(1, (height, width))
+
+
+ChromaDecoder = ModelDecoder | LinearDecoder
+"""Called with a segment and clean latents (1, C, h, w), it gives the chroma under that segment."""
 
 
 def chroma_decoder(run: Run, name: DecoderName) -> ChromaDecoder:
@@ -164,7 +140,7 @@ def fit_linear_decoder(
     """
     features = [_neighbourhoods(part) for part in latents]
     targets = [
-        functional.adaptive_avg_pool2d(chroma[None], part.shape[-2:])[0].flatten(1).T
+        functional.adaptive_avg_pool2d(chroma[None], (part.shape[-2], part.shape[-1]))[0].flatten(1).T
         for part, chroma in zip(latents, chromas, strict=True)
     ]
     fitted = [index for index in range(len(latents)) if index not in judged]

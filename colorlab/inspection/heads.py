@@ -11,28 +11,30 @@ its offset; the mean leaves the offset and takes away only the difference betwee
 | m v, the mean output | constant over positions when every value row is m v, since the rows of P sum to 1 |
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from colorlab.errors import StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.attention import attention_reduce
 from colorlab.inspection.chroma import CHROMA_UNIT, ChromaDecoder, DecoderName, chroma_decoder, chroma_distance
 from colorlab.inspection.places import coverage, image_size
-from colorlab.inspection.replay import Moment, Replay, moment_of, run_sites
+from colorlab.inspection.replay import Moment, moment_of, run_sites
 from colorlab.inspection.shelf import shelf_of
 from colorlab.inspection.study import Study, estimate_cost
 from colorlab.inspection.views import origin
 from colorlab.networks.patching import Patch, PatchCall, patched
-from colorlab.networks.sites import ATTENTION_KINDS, Site, SiteKind, select_sites
+from colorlab.networks.probe import Reading
+from colorlab.networks.sites import ATTENTION_KINDS, SiteKind, select_sites
 from colorlab.runs.batches import in_batches, predict_states
 from colorlab.runs.run import Run
 
-__all__ = ["Head", "MovedChroma", "ablate_heads", "plan_head_ranking"]
+__all__ = ["Head", "MovedChroma", "ablate_heads", "mean_attention", "plan_head_ranking"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def plan_head_ranking(
         replay = shelf_of(moment.method).get(moment, sites, network_sites=all_sites)
         if replay.verdict.name == "refused":
             raise StateError(f"Step {step} can not be repeated as it was ({replay.verdict}); take it again.")
-        mean_rows = _mean_rows(replay, sites, moment, max_bytes)
+        paths = {chosen.path for chosen in sites}
+        mean_rows = mean_attention({key: replay.readings[key] for key in replay.readings if key[0] in paths}, max_bytes)
         decode = found["decoder"] = chroma_decoder(run, decoder)
         before = decode(moment.segment, moment.record.pred_original_sample)
         for batch in batches:
@@ -160,18 +163,19 @@ def ablate_heads(
     return [method.schedule.to_original_sample(noise, moment.state.latents, record.timestep) for noise in guided]
 
 
-def _mean_rows(
-    replay: Replay, sites: Sequence[Site], moment: Moment, max_bytes: int
-) -> dict[tuple[str, str], torch.Tensor]:
-    """Return the mean attention (heads, K) of each layer in each pass."""
+def mean_attention(readings: Mapping[tuple[str, str], Reading], max_bytes: int) -> dict[tuple[str, str], torch.Tensor]:
+    """Return the mean attention (heads, K) over the positions of every layer, by (path, guidance pass).
+
+    Args:
+        readings: of attention sites.
+        max_bytes: working memory of the reduction.
+    """
     means = {}
-    for site in sites:
-        for name in moment.guidance_passes:
-            reading = replay.readings[site.path, name]
-            q, k = reading.get("q")[0], reading.get("k")[0]
-            even = torch.full((1, q.shape[1]), 1 / q.shape[1])
-            reduced = attention_reduce(q, k, None, max_bytes, scale=reading.scale, rows=even)
-            means[site.path, name] = reduced.get("rows")[:, 0]
+    for key, reading in readings.items():
+        q, k = reading.get("q")[0], reading.get("k")[0]
+        even = torch.full((1, q.shape[1]), 1 / q.shape[1])
+        reduced = attention_reduce(q, k, None, max_bytes, scale=reading.scale, rows=even)
+        means[key] = reduced.get("rows")[:, 0]
     return means
 
 
@@ -182,7 +186,8 @@ def _mean_distance(
     distance = chroma_distance(before, after)
     if where is None:
         return float(distance.mean())
-    weights = torch.nn.functional.adaptive_avg_pool2d(where.float().view(1, 1, *size), distance.shape)[0, 0]
+    grid = (distance.shape[0], distance.shape[1])
+    weights = functional.adaptive_avg_pool2d(where.float().view(1, 1, *size), grid)[0, 0]
     return float((distance * weights).sum() / weights.sum())
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "pixel_cell",
     "resize_map",
     "shuffled_words",
+    "template_tokens",
     "text_of",
     "text_of_pass",
     "token_names",
@@ -70,11 +71,10 @@ def word_tokens(method: Method, text: str, word: str, occurrence: int = 0) -> tu
         raise RangeError(
             f"occurrence is {occurrence}, but {word!r} comes {len(found)} time(s) in {text!r}; count from 0."
         )
-    start, end = found[occurrence]
-    offsets = tokenized(method, text)["offset_mapping"]
-    positions = tuple(index for index, (first, last) in enumerate(offsets) if first < end and last > start)
+    positions = _positions_between(method, text, *found[occurrence])
     if not positions:
-        raise RangeError(f"{word!r} lies beyond the {len(offsets)} tokens that this model reads; shorten the prompt.")
+        length = len(token_names(method, text))
+        raise RangeError(f"{word!r} lies beyond the {length} tokens that this model reads; shorten the prompt.")
     return positions
 
 
@@ -88,6 +88,46 @@ def word_spans(text: str, word: str) -> list[tuple[int, int]]:
         raise RangeError(f"word is {word!r}, but at least one word is expected.")
     pattern = rf"(?<!\w){re.escape(word.strip())}(?!\w)"
     return [match.span() for match in re.finditer(pattern, text, flags=re.IGNORECASE)]
+
+
+def _positions_between(method: Method, text: str, start: int, end: int) -> tuple[int, ...]:
+    """Return the positions of the tokens of text[start:end]; empty beyond what the model reads."""
+    offsets = tokenized(method, text)["offset_mapping"]
+    return tuple(index for index, (first, last) in enumerate(offsets) if first < end and last > start)
+
+
+def template_tokens(method: Method, text: str, word: str, *, num_places: int = 8) -> torch.Tensor:
+    """Encode a word as if it were in a text: at the places of the words that are there, one after the other.
+
+    What a text encoder makes of a word depends on where it stands at least as much as on the word; alone, and so at
+    the first place, it resembles no word of a prompt. The caller holds the lock of the method.
+
+    Args:
+        method: whose text encoder is asked.
+        text: a prompt.
+        word: one, or several in a row.
+        num_places: at most so many, spread evenly over the text.
+
+    Returns:
+        (pieces, D), the mean over the places; that of the word alone where the text is empty.
+
+    Raises:
+        RangeError: the word has more pieces than the model reads anywhere in this text.
+    """
+    word = word.strip()
+    spans = [match.span() for match in re.finditer(r"\w+", text)] or [(0, len(text))]
+    chosen = sorted({round(index * (len(spans) - 1) / max(num_places - 1, 1)) for index in range(num_places)})
+    found: list[torch.Tensor] = []
+    for start, end in (spans[index] for index in chosen):
+        there = f"{text[:start]}{word}{text[end:]}"
+        positions = _positions_between(method, there, start, start + len(word))
+        encoded = method.encode_prompt(there).tokens[0, list(positions)]
+        # At the end of a long text a word may be cut short.
+        if not found or len(encoded) == len(found[0]):
+            found.append(encoded)
+    if not len(found[0]):
+        raise RangeError(f"{word!r} lies beyond the tokens that this model reads; shorten the prompt.")
+    return torch.stack(found).mean(dim=0)
 
 
 def token_names(method: Method, text: str) -> list[str]:

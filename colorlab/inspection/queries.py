@@ -9,8 +9,14 @@
 | `pixel`, `region`, direction "to" | self-attention | (h, w): share of each cell's attention that lands there |
 | `measure` | self-attention | (h, w): entropy, spread or mean position of each cell's attention |
 
-A word that is not in the prompt is asked for as well: its keys, encoded by themselves, are appended to the real ones,
-and what they would take is shown; the picture never sees them.
+A word that is not in the prompt can be asked for as well. It is encoded in the prompt's template, which is to say at
+the places of the prompt's own words, one after the other; the mean of its keys is appended to the real ones, and what
+it would take is shown. Its value is ignored: the picture never sees it.
+
+How far to trust that map (`mini/lcad`, 51 words of 8 scene captions asked for as if they were not there, step 8 of 20):
+encoded at the word's own place it correlates with the word's map by 0.99 or more; as above by 0.80 in the median (one
+in ten below 0.25), where the maps of two different words of a prompt correlate by 0.70; encoded alone by -0.49. The
+place in the prompt decides more than the word does: compare with another word and with the baseline.
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,15 @@ import torch
 
 from colorlab.errors import RangeError
 from colorlab.inspection.baselines import random_pixels, random_shifts
-from colorlab.inspection.places import coverage, image_size, pixel_cell, text_of, token_names, word_tokens
+from colorlab.inspection.places import (
+    coverage,
+    image_size,
+    pixel_cell,
+    template_tokens,
+    text_of,
+    token_names,
+    word_tokens,
+)
 from colorlab.inspection.replay import Moment
 from colorlab.networks.sites import ATTENTION_KINDS, Site, SiteKind
 
@@ -71,7 +79,7 @@ def ask_word(moment: Moment, guidance_pass: str, word: str, occurrence: int) -> 
     if positions:
         return Question(title, "keys", ("attn2",), lambda site, number: indicator, None, details)
     with method.lock, torch.no_grad():
-        encoded = method.encode_prompt(word).tokens[0]
+        extra_tokens = template_tokens(method, text, word)
     return Question(
         f"{title}, which the prompt does not have",
         "keys",
@@ -79,7 +87,7 @@ def ask_word(moment: Moment, guidance_pass: str, word: str, occurrence: int) -> 
         lambda site, number: indicator,
         None,
         {**details, "is_in_prompt": False},
-        encoded[list(word_tokens(method, word, word))],
+        extra_tokens,
     )
 
 

@@ -10,7 +10,7 @@ from colorlab.color import rgb_to_lab
 from colorlab.errors import RangeError
 from colorlab.exhibits import Exhibit
 from colorlab.images import load_image, to_uint8
-from colorlab.inspection.baselines import random_shifts
+from colorlab.inspection.baselines import NUM_RANDOM_SHIFTS, random_shifts
 from colorlab.inspection.chroma import CHROMA_UNIT
 from colorlab.inspection.study import Study, estimate_cost
 from colorlab.inspection.views import origin
@@ -140,22 +140,23 @@ def _spread(chromas: torch.Tensor) -> torch.Tensor:
     return (squares / (len(chromas) - 1)).sqrt()
 
 
+def _spread_by_chance(chromas: torch.Tensor) -> torch.Tensor:
+    """Return the mean spread when each picture after the first is moved at random, 16 draws."""
+    size = (chromas.shape[-2], chromas.shape[-1])
+    moves = iter(random_shifts(size, NUM_RANDOM_SHIFTS * (len(chromas) - 1)))
+    draws = []
+    for _ in range(NUM_RANDOM_SHIFTS):
+        moved = [part.roll(next(moves), dims=(1, 2)) for part in chromas[1:]]
+        draws.append(_spread(torch.stack([chromas[0], *moved])))
+    return torch.stack(draws).mean(dim=0)
+
+
 def _show(run: Run, parts: list[SeededPicture], baseline: bool) -> Exhibit:
     """Put spread map and pictures together."""
     chromas, null = _chromas([part.image for part in parts]), None
     spread = _spread(chromas)
     if baseline:
-        # Every picture after the first is moved by another amount; 16 such sets.
-        moves = random_shifts(tuple(spread.shape), 16 * (len(parts) - 1))
-        sets = [
-            _spread(
-                torch.stack(
-                    [chromas[0], *(part.roll(moves[16 * i + k], dims=(1, 2)) for i, part in enumerate(chromas[1:]))]
-                )
-            )
-            for k in range(16)
-        ]
-        null = torch.stack(sets).mean(dim=0).numpy()
+        null = _spread_by_chance(chromas).numpy()
     return Exhibit(
         array=spread.numpy(),
         axes=("H", "W"),

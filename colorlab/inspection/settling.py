@@ -89,7 +89,7 @@ def settled(run: Run, *, tolerance: float = 5.0, decoder: DecoderName = "model",
     chromas = list(backwards()) if baseline else backwards()
     steps = settle_steps(chromas, len(records), tolerance=tolerance)[0]
     if baseline:
-        moves = random_shifts(tuple(steps.shape))
+        moves = random_shifts((steps.shape[0], steps.shape[1]))
         null = settle_steps(chromas, len(records), tolerance=tolerance, shifts=moves).float().mean(dim=0).numpy()
     return Exhibit(
         array=steps.numpy(),

@@ -59,13 +59,13 @@ def draw_gallery(exhibit: Exhibit) -> LabFigure:
     limits = value_range(np.stack(list(maps.values())))
     for cell, (title, values) in zip(cells[-len(maps) :], maps.items(), strict=True):
         drawn = show_map(cell, values, limits, title)
-    figure.colorbar(drawn, ax=cells[-1], label=exhibit.unit, fraction=0.046)
+    figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046, shrink=0.6)
     return _with_caption(figure, exhibit)
 
 
 @register_drawing("difference")
 def draw_difference(exhibit: Exhibit) -> LabFigure:
-    """Draw an exhibit of signed values as a map, or as one for each label if it has three axes; white is no difference."""
+    """Draw an exhibit of signed values as a map, one for each label if it has three axes; white is no difference."""
     if exhibit.array.ndim != 2:
         _require_axes(exhibit, 3)
     maps = exhibit.array if exhibit.array.ndim == 3 else exhibit.array[None]
@@ -90,7 +90,10 @@ def draw_ranking(exhibit: Exhibit) -> LabFigure:
     labels = list(exhibit.provenance.get("labels", range(len(values))))[: len(values)]
     figure = LabFigure(figsize=(7.2, 0.9 + 0.22 * max(len(values), 4)))
     axes = figure.add_subplot()
-    axes.barh(range(len(values)), values, color="tab:blue")
+    axes.barh(range(len(values)), values, color="tab:blue", label="found")
+    if exhibit.baseline is not None:
+        axes.plot(exhibit.baseline[:_NUM_BARS], range(len(values)), "|", color="black", label="null baseline")
+        axes.legend(fontsize=7, frameon=False)
     axes.set_yticks(range(len(values)), [str(label) for label in labels], fontsize=7)
     axes.invert_yaxis()
     axes.set(xlabel=exhibit.unit)

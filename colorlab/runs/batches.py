@@ -13,7 +13,7 @@ from colorlab.methods.base import Method
 from colorlab.networks.patching import Patch, PatchCall, PatchPlace
 from colorlab.runs.edits import EditCall
 from colorlab.runs.segments import Segment, ask_networks, enter_step
-from colorlab.sampling.loop import sample_step
+from colorlab.sampling.loop import Predict, sample_step
 from colorlab.sampling.records import StepRecord
 from colorlab.sampling.solvers import find_solver
 from colorlab.sampling.state import State
@@ -90,8 +90,8 @@ def take_steps(
     for state, predictions, seed in zip(entering, predicted, seeds, strict=True):
         following, record = sample_step(
             state,
-            predict=lambda latents, timestep, known=predictions: known,
-            guide=lambda known: method.guide(known, settings),
+            predict=_known(predictions),
+            guide=lambda named: method.guide(named, settings),
             solver=find_solver(settings.solver),
             schedule=method.schedule,
             timesteps=timesteps,
@@ -202,3 +202,8 @@ def _apply_by_row(rows: Sequence[Sequence[Patch]], tensor: torch.Tensor, where: 
                 part = part if changed is None else changed.to(part)
         parts.append(part)
     return torch.cat(parts)
+
+
+def _known(predictions: dict[str, torch.Tensor]) -> Predict:
+    """Return a prediction that was made already."""
+    return lambda latents, timestep: predictions

@@ -128,7 +128,10 @@ def test_the_keys_of_an_off_prompt_word_stand_beside_the_real_ones(run):
     site = next(site for site in run_sites(run) if site.path == CROSS)
     reading = replay_step(moment_of(run, 2), [site]).readings[CROSS, "cond"]
     with torch.no_grad():
-        tokens = run.method.encode_prompt("teal").tokens[0, 1:5]
+        # In the place of each word of the prompt in turn: "teal red car", "a teal car", "a red teal".
+        places = {"teal red car": 1, "a teal car": 2, "a red teal": 5}
+        encoded = [run.method.encode_prompt(text).tokens[0, start : start + 4] for text, start in places.items()]
+        tokens = torch.stack(encoded).mean(dim=0)
         keys = run.method.unet.get_submodule(CROSS).to_k(tokens).unflatten(-1, (2, -1)).transpose(0, 1)
     k = torch.cat([reading.k[0], keys], dim=1).double()
     widened = (reading.q[0].double() @ k.transpose(-1, -2) * reading.scale).softmax(-1)
