@@ -7,7 +7,7 @@ Deviation (ours): one term for each cell instead of one for each token, because 
     color to its object, and to a tenth against all other tokens, which keeps the words from being ignored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import torch
@@ -62,7 +62,7 @@ class CrossAttentionReader:
             found.append((site.grid, scores.softmax(-1).mean(1)))
         return found
 
-    def _keep(self, path: str, name: str):  # type: ignore[no-untyped-def]
+    def _keep(self, path: str, name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
         """Return a forward hook that keeps what a projection returned."""
 
         def hook(module: nn.Module, args: object, output: torch.Tensor) -> None:
