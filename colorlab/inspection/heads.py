@@ -83,7 +83,7 @@ def plan_head_ranking(
         kind: "attn1", "attn2", or both.
         region: mask (H, W) of the picture, or a stroke, where the chroma is measured; None for everywhere.
         decoder: "model", one decoding for each head, or "linear", five in all, see `colorlab.inspection.chroma`.
-        batch_size: heads that share a network call; 1 where the run has edits.
+        batch_size: heads that share a network call.
         max_bytes: working memory of the reduction.
 
     Returns:
@@ -98,8 +98,7 @@ def plan_head_ranking(
     sites = select_sites(all_sites, glob=site, kind=kind)
     sites = select_sites(sites, kind=ATTENTION_KINDS)
     heads = [Head(chosen.path, index) for chosen in sites for index in range(chosen.heads)]
-    size = 1 if moment.segment.edits else batch_size
-    batches = [[heads[index] for index in batch] for batch in in_batches(heads, size)]
+    batches = [[heads[index] for index in batch] for batch in in_batches(heads, batch_size)]
     where = None if region is None else coverage(region, image_size(moment), image_size(moment)).bool()
     num_decodings = len(heads) + 1 if decoder == "model" else 5
     cost = estimate_cost(run, calls=len(batches), predictions=len(heads), decodings=num_decodings)
@@ -150,17 +149,16 @@ def ablate_heads(
         return changed
 
     patches = [Patch(site, "v", level) for site in dict.fromkeys(head.site for head in heads)]
-    with (
-        method.lock,
-        patched(
-            method.unet,
-            patches,
-            guidance_passes=moment.guidance_passes,
-            step_index=record.step_index,
-            num_samples=len(heads),
-        ),
-    ):
-        predictions = predict_states(method, moment.segment, [moment.state] * len(heads))
+    # Installed as a watch, after the edits: they may ask the networks about another run before.
+    ablation = patched(
+        method.unet,
+        patches,
+        guidance_passes=moment.guidance_passes,
+        step_index=record.step_index,
+        num_samples=len(heads),
+    )
+    with method.lock:
+        predictions = predict_states(method, moment.segment, [moment.state] * len(heads), watch=ablation)
     guided = [method.guide(prediction, settings) for prediction in predictions]
     return [method.schedule.to_original_sample(noise, moment.state.latents, record.timestep) for noise in guided]
 

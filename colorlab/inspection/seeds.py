@@ -44,7 +44,7 @@ def plan_seeds(run: Run, n: int = 8, *, batch_size: int = 4, baseline: bool = Fa
     Args:
         run: any run.
         n: number of seeds, at least 2.
-        batch_size: pictures that share a network call; 1 where the run has edits.
+        batch_size: pictures that share a network call.
         baseline: whether to add the spread when every picture but the first is moved at random (16 times): what it
             would be if the place in the picture did not matter.
 
@@ -58,8 +58,7 @@ def plan_seeds(run: Run, n: int = 8, *, batch_size: int = 4, baseline: bool = Fa
         raise RangeError(f"n is {n}, but a spread needs at least 2 seeds.")
     first = 1 if run.is_finished else 0
     offsets = list(range(first, n))
-    size = 1 if any(segment.edits for segment in run.segments) else batch_size
-    batches = [[offsets[index] for index in batch] for batch in in_batches(offsets, size)]
+    batches = [[offsets[index] for index in batch] for batch in in_batches(offsets, batch_size)]
     steps = run.num_steps
     cost = estimate_cost(
         run, calls=steps * len(batches), predictions=steps * len(offsets), decodings=len(offsets) + first

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.chroma import DecoderName
 from colorlab.inspection.heads import plan_head_ranking
+from colorlab.inspection.provenance import Attribution, plan_provenance
 from colorlab.inspection.seeds import plan_seeds
 from colorlab.inspection.study import Study
 from colorlab.networks.sites import ATTENTION_KINDS, SiteKind
@@ -66,6 +67,53 @@ class StudyMenu(Generic[Answer]):
         """
         study = plan_head_ranking(
             self.run, step, site=site, kind=kind, region=region, decoder=decoder, batch_size=batch_size
+        )
+        return self._answer(study, progress)
+
+    def provenance(
+        self,
+        *,
+        pixel: tuple[float, float] | None = None,
+        region: Any = None,
+        attribution: Attribution = "leave_one_out",
+        num_orders: int = 8,
+        words: Sequence[str] | None = None,
+        everywhere: bool = True,
+        fast: bool = False,
+        steps: range | None = None,
+        batch_size: int = 8,
+        baseline: bool = False,
+        progress: bool = True,
+    ) -> Answer:
+        """Find out to which words the color of a pixel, of a region or of every pixel is due, by removing them.
+
+        Args:
+            pixel: (x, y) of the picture.
+            region: mask (H, W) of the picture, or a stroke; with neither, a map for every source.
+            attribution: "leave_one_out" or "shapley".
+            num_orders: orders of "shapley".
+            words: those that are told apart; None for all.
+            everywhere: whether the text encoder does not hear of a removed word either.
+            fast: whether ablated runs end where the color is decided.
+            steps: at which steps sources are removed; None for all.
+            batch_size: ablated runs that share a network call.
+            baseline: whether to add the mean of places elsewhere.
+            progress: whether to show a bar.
+
+        See `colorlab.inspection.provenance.plan_provenance`.
+        """
+        study = plan_provenance(
+            self.run,
+            pixel=pixel,
+            region=region,
+            attribution=attribution,
+            num_orders=num_orders,
+            words=words,
+            everywhere=everywhere,
+            fast=fast,
+            steps=steps,
+            batch_size=batch_size,
+            baseline=baseline,
         )
         return self._answer(study, progress)
 

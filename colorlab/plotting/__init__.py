@@ -6,7 +6,14 @@
 | `drawings` | one drawing for each kind of exhibit; importing this package registers them |
 """
 
-from colorlab.plotting.drawings import draw_curves, draw_gallery, draw_heatmap, draw_image, draw_ranking
+from colorlab.plotting.drawings import (
+    draw_curves,
+    draw_difference,
+    draw_gallery,
+    draw_heatmap,
+    draw_image,
+    draw_ranking,
+)
 from colorlab.plotting.figures import (
     LabFigure,
     plot_curves,
@@ -19,6 +26,7 @@ from colorlab.plotting.figures import (
 __all__ = [
     "LabFigure",
     "draw_curves",
+    "draw_difference",
     "draw_gallery",
     "draw_heatmap",
     "draw_image",

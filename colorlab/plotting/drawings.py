@@ -19,9 +19,10 @@ from colorlab.plotting.figures import (
     value_range,
 )
 
-__all__ = ["draw_curves", "draw_gallery", "draw_heatmap", "draw_image", "draw_ranking"]
+__all__ = ["draw_curves", "draw_difference", "draw_gallery", "draw_heatmap", "draw_image", "draw_ranking"]
 
 _NUM_BARS = 20
+_SIGNED_COLORS = "RdBu_r"
 
 
 @register_drawing("heatmap")
@@ -62,6 +63,25 @@ def draw_gallery(exhibit: Exhibit) -> LabFigure:
     return _with_caption(figure, exhibit)
 
 
+@register_drawing("difference")
+def draw_difference(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit of signed values as a map, one for each label if it has three axes; white is no difference."""
+    if exhibit.array.ndim != 2:
+        _require_axes(exhibit, 3)
+    maps = exhibit.array if exhibit.array.ndim == 3 else exhibit.array[None]
+    titles = list(exhibit.provenance.get("labels", ())) if exhibit.array.ndim == 3 else [""]
+    columns = len(maps) if len(maps) <= 4 else math.ceil(math.sqrt(len(maps)))
+    cell_px = 2 * CELL_PX if len(maps) == 1 else CELL_PX
+    figure, cells = grid_of_cells(len(maps), columns, cell_px, aspect=maps.shape[1] / maps.shape[2])
+    finite = np.abs(maps[np.isfinite(maps)])
+    largest = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    for index, (cell, values) in enumerate(zip(cells, maps, strict=True)):
+        title = str(titles[index]) if index < len(titles) else f"{exhibit.axes[0]} {index}"
+        drawn = show_map(cell, values, (-largest, largest), title, colors=_SIGNED_COLORS)
+    figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046)
+    return _with_caption(figure, exhibit)
+
+
 @register_drawing("ranking")
 def draw_ranking(exhibit: Exhibit) -> LabFigure:
     """Draw the first twenty values of an exhibit of one axis as bars, with the labels of its provenance."""
@@ -70,7 +90,10 @@ def draw_ranking(exhibit: Exhibit) -> LabFigure:
     labels = list(exhibit.provenance.get("labels", range(len(values))))[: len(values)]
     figure = LabFigure(figsize=(7.2, 0.9 + 0.22 * max(len(values), 4)))
     axes = figure.add_subplot()
-    axes.barh(range(len(values)), values, color="tab:blue")
+    axes.barh(range(len(values)), values, color="tab:blue", label="found")
+    if exhibit.baseline is not None:
+        axes.plot(exhibit.baseline[:_NUM_BARS], range(len(values)), "|", color="black", label="null baseline")
+        axes.legend(fontsize=7, frameon=False)
     axes.set_yticks(range(len(values)), [str(label) for label in labels], fontsize=7)
     axes.invert_yaxis()
     axes.set(xlabel=exhibit.unit)

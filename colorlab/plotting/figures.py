@@ -274,9 +274,11 @@ def show_picture(cell: Axes, picture: np.ndarray) -> None:
     cell.set_axis_off()
 
 
-def show_map(cell: Axes, values: np.ndarray, limits: tuple[float, float], title: str = "") -> AxesImage:
+def show_map(
+    cell: Axes, values: np.ndarray, limits: tuple[float, float], title: str = "", *, colors: str = _HEATMAP_COLORS
+) -> AxesImage:
     """Show one map without ticks and return what its color scale is made from."""
-    drawn = cell.imshow(values, cmap=_HEATMAP_COLORS, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    drawn = cell.imshow(values, cmap=colors, vmin=limits[0], vmax=limits[1], interpolation="nearest")
     cell.set_axis_off()
     cell.set_title(title, fontsize=9)
     return drawn

@@ -83,6 +83,15 @@ class Queries:
         )
         return exhibit
 
+    def effect(
+        self, step: int, *, word: str | None = None, occurrence: int = 0, guidance_pass: str = "cond"
+    ) -> Exhibit:
+        """Show what the edits of a branch change at a step (replay); see `colorlab.inspection.effects.effect`."""
+        exhibit: Exhibit = _inspection("effects").effect(
+            self, step, word=word, occurrence=occurrence, guidance_pass=guidance_pass
+        )
+        return exhibit
+
     def features(self, step: int, site: str, *, guidance_pass: str = "cond", baseline: bool = False) -> Exhibit:
         """Show the features of a block as colors (replay); see `colorlab.inspection.views.features`."""
         exhibit: Exhibit = _inspection("views").features(
