@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from colorlab.conditioning import Conditioning
-from colorlab.errors import ColorlabError, RangeError, RunFileError, ShapeError
+from colorlab.errors import ColorlabError, ImageError, RangeError, RunFileError, ShapeError
 from colorlab.methods.absent import AbsentMethod, ModelDescription
 from colorlab.methods.base import Method, Prepared
 from colorlab.networks.environment import Environment
@@ -28,6 +28,7 @@ __all__ = ["decode_models", "decode_tree"]
 T = TypeVar("T")
 Edge = tuple[StepRecord, State]
 
+_LONGEST_MESSAGE = 500
 # What damaged tables lead to, beside the errors of the values themselves.
 _DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
@@ -68,14 +69,22 @@ def _checked(decode: Callable[[], T]) -> T:
     """Decode, and say in one sentence that the file is damaged where its values do not fit together."""
     try:
         return decode()
-    except ColorlabError:
-        raise
+    except ColorlabError as error:
+        message = str(error)
+        if len(message) <= _LONGEST_MESSAGE and "\n" not in message:
+            raise
+        # Errors of values show the value, which is of any length here.
+        raise RunFileError(f"The run file is damaged: {_short(message)} (...); use another copy of it.") from error
     except _DAMAGE as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
         raise RunFileError(
-            f"The run file is damaged: its tables do not fit together ({type(error).__name__}: {reason}); "
+            f"The run file is damaged: its tables do not fit together ({type(error).__name__}: {_short(str(error))}); "
             "use another copy of it."
         ) from error
+
+
+def _short(message: str) -> str:
+    """Return the beginning of the first line of a message."""
+    return (message.splitlines() or [""])[0][:200]
 
 
 class _Decoder:
@@ -118,6 +127,8 @@ class _Decoder:
             raise RunFileError(f"The run file is damaged: the segments of a run begin at the steps {firsts}.")
         keys = self._path(entry["head"])
         initial = self._once("initials", keys[0], self._initial)
+        if initial.latents.shape[1:] != segments[0].prepared.latent_shape:
+            raise ShapeError(f"Latents are {tuple(initial.latents.shape)}, which is not what the settings make.")
         edges, state = [], initial
         for edge_key in keys[1:]:
             before = state
@@ -153,7 +164,7 @@ class _Decoder:
 
     def _initial(self, entry: dict[str, Any]) -> State:
         """Make the first state of a run."""
-        return self._state(entry, entry["step_index"], ())
+        return self._state(entry, _at_least(entry["step_index"], 0, "step_index"), ())
 
     def _edge(self, entry: dict[str, Any], before: State) -> Edge:
         """Make one step from what entered the guidance and the solver."""
@@ -215,8 +226,10 @@ class _Decoder:
         """Make a conditioning; its own reader checks it."""
 
         def restored(value: dict[str, Any]) -> dict[str, Any]:
-            data = self._tensor(value["data"]).contiguous().numpy().tobytes()
-            return {**value, "data": base64.b64encode(data).decode()}
+            data = self._tensor(value["data"])
+            if data.dtype != torch.uint8 or data.ndim != 1:
+                raise ImageError(f"A picture is {data.dtype} of shape {tuple(data.shape)}, but bytes are expected.")
+            return {**value, "data": base64.b64encode(data.numpy().tobytes()).decode()}
 
         plain = {}
         for name, value in values.items():

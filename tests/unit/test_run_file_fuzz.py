@@ -238,9 +238,7 @@ def test_no_file_asks_for_more_memory_than_it_has_bytes(colorizer, whole, tmp_pa
     gray = next(iter(archive.content["conditionings"].values()))["gray"]
     # 7e9 pixels in 40 bytes: the header of a PNG that ends there.
     png = bytes.fromhex("89504e470d0a1a0a0000000d49484452000143800001438008000000009d1f8e5a00000000")
-    bombs = [
-        other_header(whole.read_bytes(), random.Random(case)) for case in range(10)
-    ]
+    bombs = [other_header(whole.read_bytes(), random.Random(case)) for case in range(10)]
     for stored in ({"encoding": "png"}, {"encoding": "float32-zlib", "shape": [80_000, 80_000]}):
         data = torch.frombuffer(bytearray(png), dtype=torch.uint8)
         gray.clear()
