@@ -1,8 +1,12 @@
-"""What the recipes of all UNets share: predict the noise in a latent, given words.
+"""What the recipes of all UNets share: denoise a latent, given words.
 
-Source: the epsilon objective of Ho et al., arXiv 2006.11239, with caption dropout (Ho and Salimans, arXiv 2207.12598).
-Deviation (ours, for few samples): timesteps are drawn with density rising as sqrt(t), because color is decided early in
-    sampling; cells that show an object of a scene count more, because scenes are mostly sky and ground.
+Source: the objective of Ho et al., arXiv 2006.11239, with caption dropout (Ho and Salimans, arXiv 2207.12598) and the
+    v parameterisation of Salimans and Ho, arXiv 2202.00512.
+Deviation (ours, for few samples): the papers of this package predict the noise. There an error of the clean picture
+    counts abar / (1 - abar) times, next to nothing at the noisy timesteps, which are the only ones where a color must
+    be taken from words, because later the noisy latent shows it. Predicting v, it counts at every timestep. Timesteps
+    are drawn with density rising as t for the same reason, and cells that show an object of a scene count more,
+    because scenes are mostly sky and ground.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +26,7 @@ from colorlab.training.latents import WORKING_PX, EncodedPictures
 OBJECT_WEIGHT = 3.0
 """Weight of a latent cell on an object against 1 elsewhere. Ours."""
 
-PHOTOGRAPH_SHARE = 0.4
+PHOTOGRAPH_SHARE = 0.3
 """Share of photographs in a batch of a UNet. Ours."""
 
 
@@ -85,19 +89,36 @@ class FrozenText:
 
 
 class DenoisingRecipe(ABC):
-    """Train a UNet to predict the noise in encoded pictures.
+    """Train a UNet to denoise encoded pictures.
 
     Args:
         encoded: latents (and taps) of all pictures.
         text: frozen text encoder.
-        schedule: noise schedule.
+        schedule: noise schedule, which says what is predicted.
+        start: a UNet of this recipe to go on from; None begins as the recipe does.
         seed: of the initial weights.
     """
 
     name: str
 
-    def __init__(self, encoded: EncodedPictures, text: FrozenText, schedule: NoiseSchedule, *, seed: int = 0) -> None:
-        self.encoded, self.text, self.schedule, self.seed = encoded, text, schedule, seed
+    def __init__(
+        self,
+        encoded: EncodedPictures,
+        text: FrozenText,
+        schedule: NoiseSchedule,
+        *,
+        start: UNet2DConditionModel | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.encoded, self.text, self.schedule, self.start, self.seed = encoded, text, schedule, start, seed
+
+    def trainable(self) -> nn.Module:
+        """Return the UNet to go on from, or the recipe's own beginning."""
+        return self.beginning() if self.start is None else self.start
+
+    @abstractmethod
+    def beginning(self) -> nn.Module:
+        """Return the UNet that the recipe begins with."""
 
     @abstractmethod
     def network_input(self, noisy: torch.Tensor, indices: list[int]) -> torch.Tensor:
@@ -106,16 +127,15 @@ class DenoisingRecipe(ABC):
     def loss(
         self, module: nn.Module, generator: torch.Generator, batch_size: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Predict the noise of one batch."""
+        """Denoise one batch."""
         device = next(module.parameters()).device
         indices = self._indices(batch_size, generator)
         latents = torch.from_numpy(self.encoded.latents[indices]).float().to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         total = self.schedule.num_train_timesteps
-        # Density 1.5 sqrt(t / T): the inverse of its distribution function is u ** (2 / 3).
-        timesteps = (
-            (torch.rand(batch_size, generator=generator) ** (2 / 3) * total).long().clamp(max=total - 1).to(device)
-        )
+        # Density 2 t / T: the inverse of its distribution function is the square root.
+        drawn = torch.rand(batch_size, generator=generator).sqrt() * total
+        timesteps = drawn.long().clamp(max=total - 1).to(device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         words = self.text.encode(self.encoded.captions(indices, generator))
         predicted = module(self.network_input(noisy, indices), timesteps, encoder_hidden_states=words).sample

@@ -110,7 +110,7 @@ class LcadRecipe(DenoisingRecipe):
         schedule: noise schedule.
         prior: the text-to-image UNet to start from.
         luminance_encoder: frozen, for the export.
-        seed: unused by the weights, which come from the prior.
+        start: a UNet of this recipe to go on from, instead of the prior.
     """
 
     name = "lcad"
@@ -123,12 +123,12 @@ class LcadRecipe(DenoisingRecipe):
         *,
         prior: UNet2DConditionModel,
         luminance_encoder: LuminanceEncoder,
-        seed: int = 0,
+        start: UNet2DConditionModel | None = None,
     ) -> None:
-        super().__init__(encoded, text, schedule, seed=seed)
+        super().__init__(encoded, text, schedule, start=start)
         self.prior, self.luminance_encoder = prior, luminance_encoder
 
-    def trainable(self) -> nn.Module:
+    def beginning(self) -> nn.Module:
         """Return the prior with a widened first convolution; the new channels begin at zero."""
         return extend_conv_in(self.prior, self.luminance_encoder.tap_channels[-1])
 
