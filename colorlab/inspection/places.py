@@ -1,26 +1,32 @@
 """Where a word, a pixel or a region lies in an attention matrix: from the user's units to tokens and cells."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError, ShapeError, StateError
 from colorlab.inspection.replay import Moment
 from colorlab.methods.base import Method
 from colorlab.strokes import Stroke, Strokes
 
 __all__ = [
+    "context_names",
     "coverage",
     "image_size",
+    "picture_size",
     "pixel_cell",
     "resize_map",
     "shuffled_words",
     "text_of",
+    "text_of_pass",
     "token_names",
+    "tokenized",
+    "word_spans",
     "word_tokens",
 ]
 
@@ -31,9 +37,13 @@ def text_of(moment: Moment, guidance_pass: str) -> str:
     Raises:
         StateError: the method has no text encoder.
     """
-    if "tokenizer" not in moment.method.components:
-        raise StateError(f"{moment.method.name} reads no words; ask about a pixel or a region instead.")
-    conditioning = moment.segment.conditioning
+    return text_of_pass(moment.method, moment.segment.conditioning, guidance_pass)
+
+
+def text_of_pass(method: Method, conditioning: Conditioning, guidance_pass: str) -> str:
+    """Return the same for a call that was not made yet; errors as `text_of`."""
+    if "tokenizer" not in method.components:
+        raise StateError(f"{method.name} reads no words; name a pixel, a region or a site instead.")
     return conditioning.negative_prompt if guidance_pass == "uncond" else conditioning.prompt
 
 
@@ -53,31 +63,58 @@ def word_tokens(method: Method, text: str, word: str, occurrence: int = 0) -> tu
     Raises:
         RangeError: the word is empty, comes less often, or lies beyond the tokens that the model reads.
     """
-    if not isinstance(word, str) or not word.strip():
-        raise RangeError(f"word is {word!r}, but at least one word is expected.")
-    found = list(re.finditer(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, flags=re.IGNORECASE))
+    found = word_spans(text, word)
     if not found:
         return ()
     if not 0 <= occurrence < len(found):
         raise RangeError(
             f"occurrence is {occurrence}, but {word!r} comes {len(found)} time(s) in {text!r}; count from 0."
         )
-    start, end = found[occurrence].span()
-    offsets = _tokenized(method, text)["offset_mapping"]
+    start, end = found[occurrence]
+    offsets = tokenized(method, text)["offset_mapping"]
     positions = tuple(index for index, (first, last) in enumerate(offsets) if first < end and last > start)
     if not positions:
         raise RangeError(f"{word!r} lies beyond the {len(offsets)} tokens that this model reads; shorten the prompt.")
     return positions
 
 
+def word_spans(text: str, word: str) -> list[tuple[int, int]]:
+    """Return where a word, or words in a row, stand in a text: (start, end) of every occurrence, in characters.
+
+    Raises:
+        RangeError: the word is empty.
+    """
+    if not isinstance(word, str) or not word.strip():
+        raise RangeError(f"word is {word!r}, but at least one word is expected.")
+    pattern = rf"(?<!\w){re.escape(word.strip())}(?!\w)"
+    return [match.span() for match in re.finditer(pattern, text, flags=re.IGNORECASE)]
+
+
 def token_names(method: Method, text: str) -> list[str]:
     """Return the tokens of a text as they are spelt, one for each key of the cross-attention."""
-    names: list[str] = method.components["tokenizer"].convert_ids_to_tokens(_tokenized(method, text)["input_ids"])
+    names: list[str] = method.components["tokenizer"].convert_ids_to_tokens(tokenized(method, text)["input_ids"])
     return names
 
 
+def context_names(moment: Moment, guidance_pass: str, number: int | None) -> list[str]:
+    """Name the tokens that cross-attention reads: as they are spelt, or by position where they are no words.
+
+    Args:
+        moment: the step.
+        guidance_pass: in which pass.
+        number: of tokens; None where nothing was read.
+    """
+    if "tokenizer" in moment.method.components:
+        names = token_names(moment.method, text_of(moment, guidance_pass))
+        if number in (None, len(names)):
+            return names
+    return [f"token {index}" for index in range(number or 0)]
+
+
 def shuffled_words(method: Method, text: str, positions: tuple[int, ...], word: str) -> str:
-    """Return a text with its words in another order, drawn by a fixed seed, and another word at `positions`.
+    """Return a text with its words in another order, drawn by a fixed seed, and at `positions` none that is `word`.
+
+    Without a word any other order will do.
 
     Raises:
         RangeError: there is no such order, because the text has one word or the same everywhere.
@@ -88,18 +125,23 @@ def shuffled_words(method: Method, text: str, positions: tuple[int, ...], word: 
         order = torch.randperm(len(words), generator=generator).tolist()
         shuffled = " ".join(words[index] for index in order)
         places: set[int] = set()
-        for match in range(len(re.findall(rf"(?<!\w){re.escape(word.strip())}(?!\w)", shuffled, flags=re.IGNORECASE))):
+        for match in range(len(word_spans(shuffled, word)) if positions else 0):
             places |= set(word_tokens(method, shuffled, word, match))
         if shuffled != text and not places & set(positions):
             return shuffled
-    raise RangeError(f"The words of {text!r} have no other order without {word!r} at its place, so it has no baseline.")
+    without = f" without {word!r} at its place" if word else ""
+    raise RangeError(f"The words of {text!r} have no other order{without}, so there is no baseline; ask without it.")
 
 
 def image_size(moment: Moment) -> tuple[int, int]:
     """Return the (height, width) of the picture whose pixels the user points at."""
-    height, width = moment.state.latents.shape[-2:]
-    factor = moment.method.latent_factor
-    return moment.segment.conditioning.size or (height * factor, width * factor)
+    return picture_size(moment.method, moment.segment.conditioning, moment.state.latents.shape)
+
+
+def picture_size(method: Method, conditioning: Conditioning, latent_shape: Sequence[int]) -> tuple[int, int]:
+    """Return the (height, width) of the picture of a conditioning, whose latents are (..., h, w)."""
+    height, width = latent_shape[-2:]
+    return conditioning.size or (height * method.latent_factor, width * method.latent_factor)
 
 
 def pixel_cell(pixel: tuple[float, float], size: tuple[int, int], grid: tuple[int, int]) -> int:
@@ -166,11 +208,8 @@ def resize_map(values: torch.Tensor, grid: tuple[int, int], *, keep_sum: bool) -
     return resized
 
 
-def _tokenized(method: Method, text: str) -> Mapping[str, Any]:
-    """Tokenize a text as `encode_text` does, with the place of every token in it."""
+def tokenized(method: Method, text: str) -> Any:
+    """Tokenize a text as `encode_text` does, with the place of every token in it; a transformers `BatchEncoding`."""
     tokenizer, config = method.components["tokenizer"], method.components["text_encoder"].config
     max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
-    encoded: Mapping[str, Any] = tokenizer(
-        text, padding="max_length", max_length=max_length, truncation=True, return_offsets_mapping=True
-    )
-    return encoded
+    return tokenizer(text, padding="max_length", max_length=max_length, truncation=True, return_offsets_mapping=True)

@@ -7,15 +7,14 @@
 | `refused` | further off: what would be read is not what made the picture |
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from colorlab.errors import StateError
 from colorlab.methods.base import Method
-from colorlab.networks.environment import Environment, environment_of
+from colorlab.networks.environment import Environment, eagerly, environment_of
 from colorlab.networks.probe import Probe, Reading
 from colorlab.networks.sites import Site, find_sites
 from colorlab.runs.run import Run
@@ -151,7 +150,7 @@ def replay_step(
         Readings and verdict; no readings when refused.
     """
     method = moment.method
-    with method.lock, _eagerly():
+    with method.lock, eagerly():
         readings, predictions = watch_call(
             moment, sites, wanted_passes=wanted_passes, device=device, max_bytes=max_bytes
         )
@@ -184,8 +183,7 @@ def watch_call(
         device=device,
         max_bytes=max_bytes,
     )
-    with probe:
-        predictions = predict_step(moment.method, moment.segment, moment.state)
+    predictions = predict_step(moment.method, moment.segment, moment.state, watch=probe)
     readings = dict(probe)
     if len(readings) != len(sites) * len(probe.wanted_passes):
         missing = next(
@@ -227,15 +225,3 @@ def judge(record: StepRecord, predictions: Mapping[str, torch.Tensor], environme
     # Written so that NaN, which compares false with everything, is refused.
     is_close = difference <= (TOLERANCE_HALF if is_half else TOLERANCE)
     return Verdict("close" if is_close else "refused", difference, reasons)
-
-
-@contextmanager
-def _eagerly() -> Iterator[None]:
-    """Call compiled modules uncompiled within."""
-    # Older torch has no switch; there the replay of a compiled network reads nothing, and says so.
-    set_stance = getattr(torch.compiler, "set_stance", None)
-    if set_stance is None:
-        yield
-        return
-    with set_stance("force_eager"):
-        yield

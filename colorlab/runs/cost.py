@@ -22,11 +22,13 @@ class PhaseCost:
     Args:
         network_calls: calls of any network; a call for several guidance passes at once counts as one.
         seconds: wall clock, waiting for other runs of the same model not included.
+        num_times: how often the phase was gone through: conditionings encoded, steps taken, pictures decoded.
         num_bytes: tensors and pictures kept.
     """
 
     network_calls: int = 0
     seconds: float = 0.0
+    num_times: int = 0
     num_bytes: int = 0
 
 
@@ -47,12 +49,12 @@ class CostMeter:
 
     Args:
         method: the model whose calls are counted; measured under its lock, so that they are this run's own.
-        spent: calls and seconds by phase that were measured before, by the meter of a saved run.
+        spent: calls, seconds and times by phase that were measured before, by the meter of a saved run.
     """
 
-    def __init__(self, method: Method, spent: Mapping[StepPhase, tuple[int, float]] | None = None) -> None:
+    def __init__(self, method: Method, spent: Mapping[StepPhase, tuple[int, float, int]] | None = None) -> None:
         self._method = method
-        self._spent: dict[StepPhase, tuple[int, float]] = dict(spent or {})
+        self._spent: dict[StepPhase, tuple[int, float, int]] = dict(spent or {})
 
     @contextmanager
     def measure(self, phase: StepPhase) -> Iterator[None]:
@@ -62,21 +64,20 @@ class CostMeter:
             try:
                 yield
             finally:
-                calls, seconds = self._spent.get(phase, (0, 0.0))
+                calls, seconds, times = self._spent.get(phase, (0, 0.0, 0))
                 calls += self._method.network_calls.total() - calls_before
-                self._spent[phase] = (calls, seconds + time.perf_counter() - started_s)
+                self._spent[phase] = (calls, seconds + time.perf_counter() - started_s, times + 1)
 
     @property
-    def spent(self) -> dict[StepPhase, tuple[int, float]]:
-        """Calls and seconds so far, by phase."""
+    def spent(self) -> dict[StepPhase, tuple[int, float, int]]:
+        """Calls, seconds and times so far, by phase."""
         return dict(self._spent)
 
     def cost(self, num_bytes: dict[StepPhase, int]) -> Cost:
         """Return what was measured so far, with the bytes kept now."""
         phases: tuple[StepPhase, ...] = ("prepare", "predict", "decode")
-        return Cost(
-            {phase: PhaseCost(*self._spent.get(phase, (0, 0.0)), num_bytes=num_bytes.get(phase, 0)) for phase in phases}
-        )
+        spent = {phase: self._spent.get(phase, (0, 0.0, 0)) for phase in phases}
+        return Cost({phase: PhaseCost(*spent[phase], num_bytes=num_bytes.get(phase, 0)) for phase in phases})
 
 
 def edges_bytes(edges: Iterable[tuple[StepRecord, State]]) -> int:

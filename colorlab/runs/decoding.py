@@ -135,7 +135,11 @@ class _Decoder:
             edges.append(self._once("edges", edge_key, lambda edge, before=before: self._edge(edge, before)))
             state = edges[-1][1]
         phases = {"prepare", "predict", "decode"} & set(entry["spent"])
-        spent: Any = {phase: (int(calls), float(s)) for phase in phases for calls, s in [entry["spent"][phase]]}
+        spent: Any = {
+            phase: (int(calls), float(seconds), int(times))
+            for phase in phases
+            for calls, seconds, times in [entry["spent"][phase]]
+        }
         run = Run(
             method,
             segments,

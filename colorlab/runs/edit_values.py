@@ -28,10 +28,7 @@ _EDITS = "colorlab.inspection.edits"
 
 def edit_types() -> Mapping[str, Any]:
     """Return the classes of the edits there are, by name; they live in a layer below and are imported when needed."""
-    try:
-        types: Mapping[str, Any] = importlib.import_module(_EDITS).EDITS
-    except ModuleNotFoundError:
-        return {}
+    types: Mapping[str, Any] = importlib.import_module(_EDITS).EDITS
     return types
 
 
