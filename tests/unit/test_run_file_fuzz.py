@@ -15,6 +15,7 @@ from colorlab.errors import ColorlabError
 from colorlab.runs.run_file import Archive, read_archive, tensor_name, write_archive
 
 STATUS = Path("/proc/self/status")
+pytestmark = pytest.mark.filterwarnings("ignore::colorlab.ConditioningWarning")
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +29,18 @@ def whole(colorizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "whole.colorlab"
     picture = tiny_picture(16, 16)
     stroke = colorlab.Stroke([(3, 4), (9.5, 7)], (200, 40, 40), 2.5)
-    with pytest.warns(colorlab.ConditioningWarning):
-        run = colorizer.start(
-            picture,
-            prompt="a car",
-            num_inference_steps=3,
-            solver="dpmpp_2m",
-            strokes=[stroke],
-            masks={"car": picture > 100},
-            mechanisms={"luminance_guidance": {"tap_gains": (1.0, 0.5)}},
-        )
-        run.step()
-        run.step()
-        run.branch(step=1, prompt="a red car").step()
+    run = colorizer.start(
+        picture,
+        prompt="a car",
+        num_inference_steps=3,
+        solver="dpmpp_2m",
+        strokes=[stroke],
+        masks={"car": picture > 100},
+        mechanisms={"luminance_guidance": {"tap_gains": (1.0, 0.5)}},
+    )
+    run.step()
+    run.step()
+    run.branch(step=1, prompt="a red car").step()
     run.save(path)
     return path
 
