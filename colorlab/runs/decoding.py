@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -131,8 +132,7 @@ class _Decoder:
             raise ShapeError(f"Latents are {tuple(initial.latents.shape)}, which is not what the settings make.")
         edges, state = [], initial
         for edge_key in keys[1:]:
-            before = state
-            edges.append(self._once("edges", edge_key, lambda edge, before=before: self._edge(edge, before)))
+            edges.append(self._once("edges", edge_key, partial(self._edge, before=state)))
             state = edges[-1][1]
         phases = {"prepare", "predict", "decode"} & set(entry["spent"])
         spent: Any = {
