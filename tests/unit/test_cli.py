@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from tiny import tiny_colorizer, tiny_picture, tiny_text_to_image
 
+import colorlab
 from colorlab import cli
 from colorlab.color import gray_to_lightness, rgb_to_lab
 from colorlab.commands import files
@@ -75,6 +76,14 @@ def test_options_reach_the_run(model: str, gray: Path, tmp_path: Path) -> None:
         gray, num_inference_steps=2, guidance_scale=2.5, solver="euler", negative_prompt="gray"
     )
     np.testing.assert_array_equal(np.asarray(Image.open(out)), run.finish(progress=False).image)
+
+
+def test_the_runs_can_be_kept_beside_the_pictures(model: str, gray: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert colorize(gray, "-o", out, "-m", model, "--steps", 2, "--save-run") == 0
+    assert sorted(path.name for path in out.iterdir()) == ["gray.colorlab", "gray.png"]
+    run = colorlab.open(out / "gray.colorlab", tiny_colorizer())
+    np.testing.assert_array_equal(np.asarray(Image.open(out / "gray.png")), run.image)
 
 
 def test_several_pictures_go_into_a_folder(model: str, gray: Path, tmp_path: Path) -> None:
