@@ -12,13 +12,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from colorlab.colorizer import Colorizer, load
+    from colorlab.colorizer import Colorizer, load, open
     from colorlab.conditioning import Conditioning, Manipulation
     from colorlab.errors import (
         ColorlabError,
         ImageError,
         MissingExtraError,
         RangeError,
+        RunFileError,
         ShapeError,
         StateError,
         UnknownModelError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from colorlab.methods.base import ConditioningWarning
     from colorlab.registry import models
     from colorlab.runs.run import Run
+    from colorlab.runs.run_file import RunFileWarning
     from colorlab.runs.tree import Tree, compare
     from colorlab.settings import Settings
     from colorlab.strokes import Stroke, Strokes
@@ -43,6 +45,8 @@ __all__ = [
     "MissingExtraError",
     "RangeError",
     "Run",
+    "RunFileError",
+    "RunFileWarning",
     "Settings",
     "ShapeError",
     "StateError",
@@ -55,6 +59,7 @@ __all__ = [
     "compare",
     "load",
     "models",
+    "open",
 ]
 
 __version__ = "0.1.0"
@@ -67,6 +72,7 @@ _HOMES = {
     "Exhibit": "exhibits",
     "Manipulation": "conditioning",
     "Run": "runs.run",
+    "RunFileWarning": "runs.run_file",
     "Settings": "settings",
     "Stroke": "strokes",
     "Strokes": "strokes",
@@ -74,6 +80,7 @@ _HOMES = {
     "compare": "runs.tree",
     "load": "colorizer",
     "models": "registry",
+    "open": "colorizer",
 }
 _MODULES = (
     "color",
