@@ -170,8 +170,9 @@ class SourceEdit(BaseEdit):
         """Raise when the source does not fit the branch, or has not taken the steps yet."""
         super().check(call, tree)
         source = self.source
-        if source not in tree:
-            raise RangeError("source is a run of another tree, or was pruned; take one of run.tree.")
+        # A run that was pruned still serves the edits that were made with it.
+        if source.tree is not tree:
+            raise RangeError("source is a run of another tree; take one of run.tree.")
         if source.state.latents.shape[1:] != call.latent_shape:
             raise RangeError(
                 f"source has latents {tuple(source.state.latents.shape[1:])}, this branch {call.latent_shape}; take a "

@@ -169,8 +169,8 @@ def align_refined(source: Any, target: Any) -> tuple[torch.Tensor, torch.Tensor]
     words = [_words(part) for part in (source, target)]
     mapping = torch.zeros(len(source["input_ids"]), len(target["input_ids"]))
     new = torch.ones(mapping.shape[1])
-    spelt = [[word for word, _ in part] for part in words]
-    for block in difflib.SequenceMatcher(None, *spelt, autojunk=False).get_matching_blocks():
+    old, wanted = ([word for word, _ in part] for part in words)
+    for block in difflib.SequenceMatcher(a=old, b=wanted, autojunk=False).get_matching_blocks():
         for offset in range(block.size):
             rows, columns = words[0][block.a + offset][1], words[1][block.b + offset][1]
             mapping[rows, columns] = 1
