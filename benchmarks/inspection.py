@@ -217,7 +217,7 @@ def recording_rows(what: str, start: Callable[[], Run], pairs: int, watch: Stopw
 def memory_row(tokenizer: Any, steps: int) -> Row:
     """Compare what a run keeps of latents of 64x64 with all maps of Stable Diffusion 1.5 in half precision."""
     run = random_colorizer(THIN_UNET, SD_PX, tokenizer).start(prompt=PROMPT, num_inference_steps=steps)
-    kept = sum(phase.num_bytes for phase in run.finish(progress=False).cost.values())
+    kept = sum(phase.num_bytes for phase in run.finish(progress=False).cost.values()) + run.states[0].latents.nbytes
     maps = attention_map_bytes(SD_UNET, SD_PX // 8, SD_TOKENS) * len(run.records[0].predictions) * steps
     what = f"memory kept by the run ({kept / 2**20:.1f} MiB) / all attention maps ({maps / 2**30:.0f} GiB)"
     return Row(f"{what}, Stable Diffusion 1.5, {SD_PX} px, {steps} steps", [kept / maps], 1 / 1000)
