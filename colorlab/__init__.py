@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from colorlab.exhibits import Exhibit
+    from colorlab.inspection.recording import Recording, record
     from colorlab.methods.base import ConditioningWarning
     from colorlab.registry import models
     from colorlab.runs.run import Run
@@ -42,6 +43,7 @@ __all__ = [
     "Manipulation",
     "MissingExtraError",
     "RangeError",
+    "Recording",
     "Run",
     "Settings",
     "ShapeError",
@@ -55,6 +57,7 @@ __all__ = [
     "compare",
     "load",
     "models",
+    "record",
 ]
 
 __version__ = "0.1.0"
@@ -66,6 +69,7 @@ _HOMES = {
     "ConditioningWarning": "methods.base",
     "Exhibit": "exhibits",
     "Manipulation": "conditioning",
+    "Recording": "inspection.recording",
     "Run": "runs.run",
     "Settings": "settings",
     "Stroke": "strokes",
@@ -74,6 +78,7 @@ _HOMES = {
     "compare": "runs.tree",
     "load": "colorizer",
     "models": "registry",
+    "record": "inspection.recording",
 }
 _MODULES = (
     "color",

@@ -8,40 +8,25 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from colorlab.errors import RangeError, ShapeError, StateError
-from colorlab.inspection.replay import Moment
-from colorlab.methods.base import Method
+from colorlab.errors import RangeError, ShapeError
+from colorlab.inspection.moments import Reader
 from colorlab.strokes import Stroke, Strokes
 
 __all__ = [
     "coverage",
-    "image_size",
     "pixel_cell",
     "resize_map",
     "shuffled_words",
-    "text_of",
     "token_names",
     "word_tokens",
 ]
 
 
-def text_of(moment: Moment, guidance_pass: str) -> str:
-    """Return the text whose tokens the cross-attention of a guidance pass receives.
-
-    Raises:
-        StateError: the method has no text encoder.
-    """
-    if "tokenizer" not in moment.method.components:
-        raise StateError(f"{moment.method.name} reads no words; ask about a pixel or a region instead.")
-    conditioning = moment.segment.conditioning
-    return conditioning.negative_prompt if guidance_pass == "uncond" else conditioning.prompt
-
-
-def word_tokens(method: Method, text: str, word: str, occurrence: int = 0) -> tuple[int, ...]:
+def word_tokens(reader: Reader, text: str, word: str, occurrence: int = 0) -> tuple[int, ...]:
     """Return the positions of a word, or of words in a row, among the tokens of a text.
 
     Args:
-        method: whose tokenizer reads the text.
+        reader: whose tokenizer reads the text.
         text: a prompt.
         word: whole words, upper or lower case.
         occurrence: which one if it comes several times, 0 first.
@@ -63,20 +48,20 @@ def word_tokens(method: Method, text: str, word: str, occurrence: int = 0) -> tu
             f"occurrence is {occurrence}, but {word!r} comes {len(found)} time(s) in {text!r}; count from 0."
         )
     start, end = found[occurrence].span()
-    offsets = _tokenized(method, text)["offset_mapping"]
+    offsets = _tokenized(reader, text)["offset_mapping"]
     positions = tuple(index for index, (first, last) in enumerate(offsets) if first < end and last > start)
     if not positions:
         raise RangeError(f"{word!r} lies beyond the {len(offsets)} tokens that this model reads; shorten the prompt.")
     return positions
 
 
-def token_names(method: Method, text: str) -> list[str]:
+def token_names(reader: Reader, text: str) -> list[str]:
     """Return the tokens of a text as they are spelt, one for each key of the cross-attention."""
-    names: list[str] = method.components["tokenizer"].convert_ids_to_tokens(_tokenized(method, text)["input_ids"])
+    names: list[str] = reader.components["tokenizer"].convert_ids_to_tokens(_tokenized(reader, text)["input_ids"])
     return names
 
 
-def shuffled_words(method: Method, text: str, positions: tuple[int, ...], word: str) -> str:
+def shuffled_words(reader: Reader, text: str, positions: tuple[int, ...], word: str) -> str:
     """Return a text with its words in another order, drawn by a fixed seed, and another word at `positions`.
 
     Raises:
@@ -89,17 +74,10 @@ def shuffled_words(method: Method, text: str, positions: tuple[int, ...], word: 
         shuffled = " ".join(words[index] for index in order)
         places: set[int] = set()
         for match in range(len(re.findall(rf"(?<!\w){re.escape(word.strip())}(?!\w)", shuffled, flags=re.IGNORECASE))):
-            places |= set(word_tokens(method, shuffled, word, match))
+            places |= set(word_tokens(reader, shuffled, word, match))
         if shuffled != text and not places & set(positions):
             return shuffled
     raise RangeError(f"The words of {text!r} have no other order without {word!r} at its place, so it has no baseline.")
-
-
-def image_size(moment: Moment) -> tuple[int, int]:
-    """Return the (height, width) of the picture whose pixels the user points at."""
-    height, width = moment.state.latents.shape[-2:]
-    factor = moment.method.latent_factor
-    return moment.segment.conditioning.size or (height * factor, width * factor)
 
 
 def pixel_cell(pixel: tuple[float, float], size: tuple[int, int], grid: tuple[int, int]) -> int:
@@ -166,9 +144,9 @@ def resize_map(values: torch.Tensor, grid: tuple[int, int], *, keep_sum: bool) -
     return resized
 
 
-def _tokenized(method: Method, text: str) -> Mapping[str, Any]:
+def _tokenized(reader: Reader, text: str) -> Mapping[str, Any]:
     """Tokenize a text as `encode_text` does, with the place of every token in it."""
-    tokenizer, config = method.components["tokenizer"], method.components["text_encoder"].config
+    tokenizer, config = reader.components["tokenizer"], reader.components["text_encoder"].config
     max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
     encoded: Mapping[str, Any] = tokenizer(
         text, padding="max_length", max_length=max_length, truncation=True, return_offsets_mapping=True

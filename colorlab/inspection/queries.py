@@ -22,24 +22,23 @@ import torch
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.attention import attention_reduce
+from colorlab.inspection.moments import Askable, PastStep
 from colorlab.inspection.places import (
     coverage,
-    image_size,
     pixel_cell,
     resize_map,
     shuffled_words,
-    text_of,
     token_names,
     word_tokens,
 )
-from colorlab.inspection.replay import Moment, Verdict, moment_of, run_sites, watch_call
+from colorlab.inspection.replay import Verdict, moment_of, watch_call
 from colorlab.inspection.shelf import shelf_of
+from colorlab.networks.attention import key_projection
 from colorlab.networks.passes import check_passes, submodule
 from colorlab.networks.probe import Reading
-from colorlab.networks.sites import ATTENTION_KINDS, Site, SiteKind, select_sites
-from colorlab.runs.run import Run
+from colorlab.networks.sites import ATTENTION_KINDS, Site, SiteKind, select_sites, uncompiled
 
-__all__ = ["Direction", "Measure", "attention"]
+__all__ = ["Direction", "Measure", "Question", "answer", "ask_place", "attention"]
 
 Direction = Literal["from", "to"]
 Measure = Literal["entropy", "spread", "mean_x", "mean_y"]
@@ -47,21 +46,22 @@ Measure = Literal["entropy", "spread", "mean_x", "mean_y"]
 NUM_RANDOM_PIXELS = 32
 NUM_RANDOM_SHIFTS = 16
 
-Weights = Callable[[Site], torch.Tensor]
+Weights = Callable[[Reading], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class _Question:
+class Question:
     """What is asked of every reading.
 
     Args:
         title: for the caption.
         side: which axis of the matrix the weights belong to, or the name of a measure.
         kinds: of sites that can answer, the preferred one first.
-        weights: of keys or queries at a site.
+        weights: of keys or queries of a reading.
         null_weights: the same for the baseline; None where it needs another call, or there is none.
         details: for the provenance.
         extra_tokens: (n, D) embeddings whose keys are appended; their weight is 1, that of all others 0.
+        adapter: number of the IP-Adapter whose images are the keys; None for the context.
     """
 
     title: str
@@ -71,10 +71,11 @@ class _Question:
     null_weights: Weights | None = None
     details: dict[str, Any] = field(default_factory=dict)
     extra_tokens: torch.Tensor | None = None
+    adapter: int | None = None
 
 
 def attention(
-    run: Run,
+    run: Askable,
     step: int,
     *,
     word: str | None = None,
@@ -92,7 +93,7 @@ def attention(
     """Show attention at a past step (replay: one network call, none if the step was asked about before).
 
     Args:
-        run: any run that has taken the step.
+        run: any run or recording that has taken the step.
         step: index of the step.
         word: a word, or words in a row; one of word, pixel, region and measure is given.
         occurrence: which one if the word comes several times in the prompt.
@@ -115,14 +116,37 @@ def attention(
         StateError: the step was not taken, or the network can not be read.
         RangeError: nothing, or more than one thing, is asked for; a word, pixel, site, head or pass does not exist.
     """
-    moment, all_sites = moment_of(run, step), run_sites(run)
+    moment = moment_of(run, step)
     check_passes([guidance_pass], moment.guidance_passes)
     question = _ask(moment, guidance_pass, word, occurrence, pixel, region, measure, direction)
-    sites = _choose_sites(all_sites, question, site, head)
     if baseline and question.weights is None:
         raise RangeError(f"{question.title} has no null baseline; ask for it with baseline=False.")
+    return answer(
+        run,
+        moment,
+        question,
+        site=site,
+        head=head,
+        guidance_pass=guidance_pass,
+        baseline=baseline,
+        max_bytes=max_bytes,
+    )
 
-    replay = shelf_of(moment.method).get(moment, sites, network_sites=all_sites)
+
+def answer(
+    run: Askable,
+    moment: PastStep,
+    question: Question,
+    *,
+    site: str | None,
+    head: int | None,
+    guidance_pass: str,
+    baseline: bool,
+    max_bytes: int,
+) -> Exhibit:
+    """Replay a moment and ask every reading; arguments, result and errors as `attention`."""
+    sites = _choose_sites(moment.sites, question, site, head)
+    replay = shelf_of(moment.owner).get(moment, sites, network_sites=moment.sites)
     found: np.ndarray | None = None
     null: np.ndarray | None = None
     if replay.verdict.name != "refused":
@@ -135,7 +159,7 @@ def attention(
 
 
 def _ask(
-    moment: Moment,
+    moment: PastStep,
     guidance_pass: str,
     word: str | None,
     occurrence: int,
@@ -143,7 +167,7 @@ def _ask(
     region: Any,
     measure: Measure | None,
     direction: Direction,
-) -> _Question:
+) -> Question:
     """Turn the arguments into a question."""
     asked = {"word": word, "pixel": pixel, "region": region, "measure": measure}
     given = [name for name, value in asked.items() if value is not None]
@@ -159,51 +183,51 @@ def _ask(
         if measure not in get_args(Measure):
             raise RangeError(f"measure is {measure!r}, but one of {', '.join(get_args(Measure))} is expected.")
         kinds: tuple[SiteKind, ...] = ATTENTION_KINDS if measure == "entropy" else ("attn1",)
-        return _Question(f"{measure.replace('_', ' ').capitalize()} of the attention of each cell", measure, kinds)
-    return _ask_place(moment, pixel, region, direction)
+        return Question(f"{measure.replace('_', ' ').capitalize()} of the attention of each cell", measure, kinds)
+    return ask_place(moment, pixel, region, direction)
 
 
-def _ask_word(moment: Moment, guidance_pass: str, word: str, occurrence: int) -> _Question:
+def _ask_word(moment: PastStep, guidance_pass: str, word: str, occurrence: int) -> Question:
     """Ask how much each cell attends to a word."""
-    method, text = moment.method, text_of(moment, guidance_pass)
-    positions = word_tokens(method, text, word, occurrence)
+    reader, text = moment.reader, moment.text(guidance_pass)
+    positions = word_tokens(reader, text, word, occurrence)
     details = {"word": word, "occurrence": occurrence, "text": text, "tokens": list(positions)}
-    num_tokens = len(token_names(method, text))
+    num_tokens = len(token_names(reader, text))
     indicator = torch.zeros(num_tokens)
     indicator[list(positions)] = 1
     if positions:
-        return _Question(f"Attention to {word!r}", "keys", ("attn2",), lambda site: indicator, None, details)
-    with method.lock, torch.no_grad():
-        encoded = method.encode_prompt(word).tokens[0]
-    extra = encoded[list(word_tokens(method, word, word))]
-    return _Question(
+        return Question(f"Attention to {word!r}", "keys", ("attn2",), lambda reading: indicator, None, details)
+    with moment.lock, torch.no_grad():
+        encoded = reader.encode_prompt(word).tokens[0]
+    extra = encoded[list(word_tokens(reader, word, word))]
+    return Question(
         f"Attention to {word!r}, which the prompt does not have",
         "keys",
         ("attn2",),
-        lambda site: indicator,
+        lambda reading: indicator,
         None,
         {**details, "is_in_prompt": False},
         extra,
     )
 
 
-def _ask_place(moment: Moment, pixel: tuple[float, float] | None, region: Any, direction: Direction) -> _Question:
+def ask_place(moment: PastStep, pixel: tuple[float, float] | None, region: Any, direction: Direction) -> Question:
     """Ask where a pixel or region looks, or who looks at it."""
-    size, generator = image_size(moment), torch.Generator().manual_seed(0)
+    size, generator = moment.image_size, torch.Generator().manual_seed(0)
     details: dict[str, Any] = {"direction": direction}
     if pixel is not None:
         point, name = pixel, f"pixel ({pixel[0]:g}, {pixel[1]:g})"
         details["pixel"] = list(pixel)
         randoms = torch.rand(NUM_RANDOM_PIXELS, 2, generator=generator).tolist()
 
-        def one_hot(site: Site) -> torch.Tensor:
-            cells = torch.zeros(site.num_positions)
-            cells[pixel_cell(point, size, site.grid)] = 1
+        def one_hot(reading: Reading) -> torch.Tensor:
+            cells = torch.zeros(reading.site.num_positions)
+            cells[pixel_cell(point, size, reading.site.grid)] = 1
             return cells
 
-        def random_cells(site: Site) -> torch.Tensor:
-            cells = [pixel_cell((x * size[1], y * size[0]), size, site.grid) for x, y in randoms]
-            return torch.bincount(torch.tensor(cells), minlength=site.num_positions) / len(cells)
+        def random_cells(reading: Reading) -> torch.Tensor:
+            cells = [pixel_cell((x * size[1], y * size[0]), size, reading.site.grid) for x, y in randoms]
+            return torch.bincount(torch.tensor(cells), minlength=reading.site.num_positions) / len(cells)
 
         weights, null_weights = one_hot, random_cells
     else:
@@ -211,27 +235,25 @@ def _ask_place(moment: Moment, pixel: tuple[float, float] | None, region: Any, d
         details["share_of_picture"] = float(coverage(region, size, (1, 1)))
         shifts = (torch.rand(NUM_RANDOM_SHIFTS, 2, generator=generator) * torch.tensor(size)).int().tolist()
 
-        def covered(site: Site) -> torch.Tensor:
-            return coverage(region, size, site.grid)
+        def covered(reading: Reading) -> torch.Tensor:
+            return coverage(region, size, reading.site.grid)
 
-        def moved(site: Site) -> torch.Tensor:
-            parts = [coverage(region, size, site.grid, shift=(down, right)) for down, right in shifts]
+        def moved(reading: Reading) -> torch.Tensor:
+            parts = [coverage(region, size, reading.site.grid, shift=(down, right)) for down, right in shifts]
             return torch.stack(parts).mean(dim=0)
 
         weights, null_weights = covered, moved
     if direction == "to":
-        return _Question(f"Attention of each cell to {name}", "keys", ("attn1",), weights, null_weights, details)
+        return Question(f"Attention of each cell to {name}", "keys", ("attn1",), weights, null_weights, details)
 
     def shares(raw: Weights) -> Weights:
-        return lambda site: raw(site) / raw(site).sum()
+        return lambda reading: raw(reading) / raw(reading).sum()
 
     title = f"Where {name} looks"
-    return _Question(title, "queries", ATTENTION_KINDS, shares(weights), shares(null_weights), details)
+    return Question(title, "queries", ATTENTION_KINDS, shares(weights), shares(null_weights), details)
 
 
-def _choose_sites(
-    all_sites: tuple[Site, ...], question: _Question, pattern: str | None, head: int | None
-) -> list[Site]:
+def _choose_sites(all_sites: tuple[Site, ...], question: Question, pattern: str | None, head: int | None) -> list[Site]:
     """Return the sites that answer, all of one kind."""
     named = select_sites(all_sites, glob=pattern or "*", kind=question.kinds)
     sites = next(chosen for kind in question.kinds if (chosen := [site for site in named if site.kind == kind]))
@@ -242,7 +264,7 @@ def _choose_sites(
 
 
 def _combine(
-    moment: Moment, readings: list[Reading], question: _Question, head: int | None, max_bytes: int
+    moment: PastStep, readings: list[Reading], question: Question, head: int | None, max_bytes: int
 ) -> np.ndarray:
     """Reduce every reading, take a head or their mean, and average the sites on the finest grid."""
     finest = max((reading.site.grid for reading in readings), key=lambda grid: grid[0] * grid[1])
@@ -257,16 +279,17 @@ def _combine(
     return torch.stack(parts).mean(dim=0).numpy()
 
 
-def _reduce(moment: Moment, reading: Reading, question: _Question, max_bytes: int) -> torch.Tensor:
+def _reduce(moment: PastStep, reading: Reading, question: Question, max_bytes: int) -> torch.Tensor:
     """Answer for one site, (heads, positions)."""
-    site, q, k = reading.site, reading.get("q")[0], reading.get("k")[0]
+    site, row = reading.site, moment.sample_row
+    q, k = reading.get("q")[row], _keys(reading, question)[row]
     if question.weights is None:
         grid = None if question.side == "entropy" else site.grid
         found = attention_reduce(q, k, None, max_bytes, scale=reading.scale, grid=grid, entropy=grid is None)
         if question.side in ("entropy", "spread"):
             return found.get(question.side)
         return found.get("mean_position")[..., int(question.side == "mean_y")]
-    weights = question.weights(site)
+    weights = question.weights(reading)
     if question.side == "queries":
         found = attention_reduce(q, k, None, max_bytes, scale=reading.scale, rows=weights[None])
         return found.get("rows")[:, 0]
@@ -280,37 +303,58 @@ def _reduce(moment: Moment, reading: Reading, question: _Question, max_bytes: in
     return attention_reduce(q, k, weights[:, None], max_bytes, scale=reading.scale).get("columns")[..., 0]
 
 
-def _extra_keys(moment: Moment, site: Site, tokens: torch.Tensor) -> torch.Tensor:
+def _keys(reading: Reading, question: Question) -> torch.Tensor:
+    """Return the keys that a question is about, (B, heads, K, d)."""
+    if question.adapter is None:
+        return reading.get("k")
+    if question.adapter not in reading.image_keys:
+        raise StateError(
+            f"{reading.site.path!r} reads no images through the IP-Adapter number {question.adapter} in the pass "
+            f"{reading.guidance_pass!r}; load it, and call the pipeline with a scale above 0."
+        )
+    return reading.image_keys[question.adapter]
+
+
+def _extra_keys(moment: PastStep, site: Site, tokens: torch.Tensor) -> torch.Tensor:
     """Project tokens (n, D) to keys (heads, n, d) with the network's own weights."""
-    with moment.method.lock, torch.no_grad():
-        keys = submodule(moment.method.unet, site.path).to_k(tokens)
+    project, part, num_parts = key_projection(submodule(uncompiled(moment.network), site.path))
+    with moment.lock, torch.no_grad():
+        keys = project(tokens).chunk(num_parts, dim=-1)[part]
     return keys.unflatten(-1, (site.heads, -1)).transpose(0, 1)
 
 
 def _chance(
-    moment: Moment, readings: list[Reading], question: _Question, head: int | None, max_bytes: int
+    moment: PastStep, readings: list[Reading], question: Question, head: int | None, max_bytes: int
 ) -> np.ndarray:
     """Compute the null baseline of a question that was answered from readings."""
     if question.null_weights is not None:
         return _combine(moment, readings, replace(question, weights=question.null_weights), head, max_bytes)
     # The same latents with the words in another order.
     details, guidance_pass = question.details, readings[0].guidance_pass
-    shuffled = shuffled_words(moment.method, details["text"], tuple(details["tokens"]), details["word"])
-    name = "negative_prompt" if guidance_pass == "uncond" else "prompt"
-    segment = moment.segment
-    conditioning = segment.conditioning.replace(**{name: shuffled})
+    shuffled = shuffled_words(moment.reader, details["text"], tuple(details["tokens"]), details["word"])
     sites = [reading.site for reading in readings]
-    with moment.method.lock, torch.no_grad():
-        prepared = moment.method.prepare(conditioning, segment.settings)
-        changed = replace(moment, segment=replace(segment, conditioning=conditioning, prepared=prepared))
+    with moment.lock, torch.no_grad():
+        changed = moment.with_text(guidance_pass, shuffled)
         shuffled_readings, _ = watch_call(changed, sites, wanted_passes=[guidance_pass])
     return _combine(moment, list(shuffled_readings.values()), question, head, max_bytes)
 
 
+def _token_names(
+    moment: PastStep, question: Question, guidance_pass: str, found: np.ndarray | None, site: Site
+) -> list[str]:
+    """Name the tokens that a question about queries is answered by."""
+    if question.adapter is None:
+        return token_names(moment.reader, moment.text(guidance_pass))
+    # Nothing was read where the replay is refused; then the tokens of one picture.
+    layer = submodule(uncompiled(moment.network), site.path)
+    number = int(layer.processor.num_tokens[question.adapter]) if found is None else len(found)
+    return [f"image token {index}" for index in range(number)]
+
+
 def _exhibit(
-    run: Run,
-    moment: Moment,
-    question: _Question,
+    run: Askable,
+    moment: PastStep,
+    question: Question,
     sites: list[Site],
     found: np.ndarray | None,
     null: np.ndarray | None,
@@ -320,7 +364,7 @@ def _exhibit(
     """Put array, words and origin together."""
     step, is_over_tokens = moment.record.step_index, question.side == "queries" and sites[0].kind == "attn2"
     if is_over_tokens:
-        details["token_names"] = token_names(moment.method, text_of(moment, details["guidance_pass"]))
+        details["token_names"] = _token_names(moment, question, details["guidance_pass"], found, sites[0])
     if found is None:
         finest = max((site.grid for site in sites), key=lambda grid: grid[0] * grid[1])
         found = np.full((len(details["token_names"]),) if is_over_tokens else finest, np.nan, dtype=np.float32)
@@ -337,8 +381,7 @@ def _exhibit(
         ),
         provenance={
             "query": "attention",
-            "model": moment.method.model_name,
-            "weights": moment.method.weights_hash,
+            **moment.origin,
             "run": run.name,
             "step": step,
             "sites": [site.path for site in sites],

@@ -7,20 +7,20 @@ import torch
 
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
-from colorlab.inspection.replay import Moment, moment_of, run_sites
+from colorlab.inspection.moments import Askable, PastStep
+from colorlab.inspection.replay import moment_of
 from colorlab.inspection.shelf import shelf_of
 from colorlab.networks.passes import check_passes
 from colorlab.networks.sites import select_sites
-from colorlab.runs.run import Run
 
 __all__ = ["features", "guidance", "principal_components", "trajectory"]
 
 
-def guidance(run: Run, step: int, *, passes: tuple[str, str] | None = None) -> Exhibit:
+def guidance(run: Askable, step: int, *, passes: tuple[str, str] | None = None) -> Exhibit:
     """Show how far two guidance passes of a step disagree, cell by cell (record: no network call).
 
     Args:
-        run: any run that has taken the step.
+        run: any run or recording that has taken the step.
         step: index of the step.
         passes: whose predictions are compared, the second less the first; None for the first and the last pass, which
             for classifier-free guidance are `uncond` and `cond`.
@@ -42,17 +42,17 @@ def guidance(run: Run, step: int, *, passes: tuple[str, str] | None = None) -> E
             )
         passes = (names[0], names[-1])
     check_passes(passes, names)
-    first, second = (predictions[name][0].float() for name in passes)
+    first, second = (predictions[name][moment.sample_row].float() for name in passes)
     return Exhibit(
         array=torch.linalg.vector_norm(second - first, dim=0).numpy(),
         axes=("h", "w"),
-        unit="noise standard deviations",
+        unit=moment.prediction_unit,
         caption=f"Guidance field at step {step}: length of {passes[1]} - {passes[0]} over the latent channels.",
-        provenance={**_origin(run, moment, "guidance"), "passes": list(passes)},
+        provenance={**_origin(run, moment, "guidance"), "step": step, "passes": list(passes)},
     )
 
 
-def trajectory(run: Run) -> Exhibit:
+def trajectory(run: Askable) -> Exhibit:
     """Show the path of the latents in the plane that holds most of it (record: no network call).
 
     Returns:
@@ -65,7 +65,8 @@ def trajectory(run: Run) -> Exhibit:
     states = run.states
     if len(states) < 3:
         raise StateError(f"A plane needs 3 states, but this run has {len(states)}; take at least two steps.")
-    points = torch.stack([state.latents[0].flatten() for state in states])
+    first = moment_of(run, 0)
+    points = torch.stack([state.latents[first.sample_row].flatten() for state in states])
     coordinates, shares = principal_components(points, 2)
     return Exhibit(
         array=coordinates.T.float().numpy(),
@@ -73,7 +74,7 @@ def trajectory(run: Run) -> Exhibit:
         unit="latent units",
         caption=f"Path of the latents in the plane that holds {float(shares.sum()):.0%} of their variance.",
         provenance={
-            **_origin(run, None, "trajectory"),
+            **_origin(run, first, "trajectory"),
             "shares": shares.tolist(),
             "timesteps": [state.timestep for state in states],
         },
@@ -81,11 +82,11 @@ def trajectory(run: Run) -> Exhibit:
     )
 
 
-def features(run: Run, step: int, site: str, *, guidance_pass: str = "cond") -> Exhibit:
+def features(run: Askable, step: int, site: str, *, guidance_pass: str = "cond") -> Exhibit:
     """Show the features of a block as colors: their first three principal components (replay: one network call).
 
     Args:
-        run: any run that has taken the step.
+        run: any run or recording that has taken the step.
         step: index of the step.
         site: path of a block, resnet or transformer.
         guidance_pass: in which pass.
@@ -97,16 +98,16 @@ def features(run: Run, step: int, site: str, *, guidance_pass: str = "cond") -> 
         StateError: the step was not taken.
         RangeError: there is no such site or pass, or the pattern fits several.
     """
-    moment, all_sites = moment_of(run, step), run_sites(run)
+    moment = moment_of(run, step)
     check_passes([guidance_pass], moment.guidance_passes)
-    found = select_sites(all_sites, glob=site, kind=("resnet", "transformer", "block"))
+    found = select_sites(moment.sites, glob=site, kind=("resnet", "transformer", "block"))
     if len(found) > 1:
         raise RangeError(f"{site!r} fits {len(found)} sites, but features of one are shown; give the whole path.")
-    replay = shelf_of(moment.method).get(moment, found)
+    replay = shelf_of(moment.owner).get(moment, found)
     array, shares = np.full((*found[0].grid, 3), np.nan, dtype=np.float32), torch.zeros(3)
     if replay.verdict.name != "refused":
         read = replay.readings[found[0].path, guidance_pass].get("features")
-        components, shares = principal_components(read[0].flatten(1).T, 3)
+        components, shares = principal_components(read[moment.sample_row].flatten(1).T, 3)
         low, high = components.amin(dim=0), components.amax(dim=0)
         # A component without any variance is even gray.
         stretched = torch.where(high > low, (components - low) / (high - low).clamp_min(1e-30), 0.5)
@@ -121,6 +122,7 @@ def features(run: Run, step: int, site: str, *, guidance_pass: str = "cond") -> 
         ),
         provenance={
             **_origin(run, moment, "features"),
+            "step": step,
             "site": found[0].path,
             "guidance_pass": guidance_pass,
             "shares": shares.tolist(),
@@ -156,12 +158,6 @@ def principal_components(points: torch.Tensor, number: int) -> tuple[torch.Tenso
     return coordinates * torch.where(largest < 0, -1.0, 1.0), shares
 
 
-def _origin(run: Run, moment: Moment | None, query: str) -> dict[str, Any]:
+def _origin(run: Askable, moment: PastStep, query: str) -> dict[str, Any]:
     """Say where an exhibit comes from."""
-    origin = {
-        "query": query,
-        "model": run.method.model_name,
-        "weights": run.method.weights_hash,
-        "run": run.name,
-    }
-    return origin if moment is None else {**origin, "step": moment.record.step_index}
+    return {"query": query, **moment.origin, "run": run.name}

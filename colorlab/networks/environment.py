@@ -9,7 +9,7 @@ from torch import nn
 
 from colorlab.networks.sites import uncompiled
 
-__all__ = ["Environment", "environment_of"]
+__all__ = ["Environment", "environment_of", "weight_bytes"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,12 @@ def environment_of(network: nn.Module) -> Environment:
         matmul_precision=torch.get_float32_matmul_precision(),
         is_compiled=is_compiled,
     )
+
+
+def weight_bytes(network: nn.Module) -> int:
+    """Return the bytes of one number of a denoising network."""
+    plain: Any = uncompiled(network)
+    return int(plain.conv_in.weight.element_size())
 
 
 def _processor_names(network: nn.Module) -> list[str]:
