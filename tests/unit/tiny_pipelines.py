@@ -113,12 +113,12 @@ def hooks_of(pipe: Any) -> list[Any]:
 
 
 def _unet(in_channels: int, num_levels: int, *, is_xl: bool = False) -> UNet2DConditionModel:
-    """Return a UNet with cross-attention in its first level; SDXL has two text encoders side by side.
+    """Return a UNet with cross-attention in its first of two levels; SDXL has two text encoders side by side.
 
     SDXL also gets their pooled vector and the sizes of the picture, beside the time.
     """
     xl: dict[str, Any] = {
-        "transformer_layers_per_block": 2,
+        "transformer_layers_per_block": num_levels,
         "use_linear_projection": True,
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 4,
@@ -130,8 +130,8 @@ def _unet(in_channels: int, num_levels: int, *, is_xl: bool = False) -> UNet2DCo
         out_channels=4,
         block_out_channels=(8, 16)[:num_levels],
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D")[:num_levels],
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")[-num_levels:],
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D")[-num_levels:],
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")[:num_levels],
         cross_attention_dim=32 if is_xl else 16,
         attention_head_dim=2,
         norm_num_groups=4,
