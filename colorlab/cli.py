@@ -97,13 +97,17 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of weights, checkpoints, curves and samples.")],
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    warm_start: Annotated[
+        bool, typer.Option("--warm-start", help="Begin a UNet with the weights in OUT or the shipped ones.")
+    ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; the recipe's own if not given.")] = None,
 ) -> None:
     """Train a network by its recipe; can be stopped and resumed."""
     from colorlab.commands.devices import check_device
     from colorlab.commands.train import train_member
 
-    train_member(recipe, data, out, device=check_device(device), resume=resume, steps=steps)
+    place = check_device(device)
+    train_member(recipe, data, out, device=place, resume=resume, warm_start=warm_start, steps=steps)
 
 
 @app.command()

@@ -8,7 +8,9 @@ from colorlab.commands.problems import BadUsageError, InterruptedRunError
 from colorlab.errors import MissingExtraError
 
 
-def train_member(name: str, data: Path, out: Path, *, device: str, resume: bool, steps: int | None) -> None:
+def train_member(
+    name: str, data: Path, out: Path, *, device: str, resume: bool, warm_start: bool, steps: int | None
+) -> None:
     """Train one network.
 
     Args:
@@ -17,6 +19,7 @@ def train_member(name: str, data: Path, out: Path, *, device: str, resume: bool,
         out: folder that receives everything.
         device: where to train.
         resume: go on from the last checkpoint in `out`.
+        warm_start: begin with the weights of the member that is there already.
         steps: optimiser steps; None takes the recipe's own number.
 
     Raises:
@@ -34,9 +37,12 @@ def train_member(name: str, data: Path, out: Path, *, device: str, resume: bool,
         raise BadUsageError(f"{data} is no folder; name the folder of photographs with --data.")
     check_writable(out)
     try:
-        print(recipes.run_recipe(name, data=data, out=out, device=device, resume=resume, steps=steps))
+        member = recipes.run_recipe(
+            name, data=data, out=out, device=device, resume=resume, warm_start=warm_start, steps=steps
+        )
     except KeyboardInterrupt:
         checkpoint = out / name / "checkpoint.pt"
         if not checkpoint.exists():
             raise InterruptedRunError("Interrupted before the first checkpoint; nothing can be resumed.") from None
         raise InterruptedRunError(f"Interrupted; {checkpoint} is kept, and --resume goes on from it.") from None
+    print(member)

@@ -3,6 +3,7 @@
 | figure | what is compared | asked |
 | --- | --- | --- |
 | patch-text AUC | similarity of every patch to the phrase of an instance, with its exact mask | 0.85 |
+| binding | a noun's hidden state inside a complete caption, with "the {color} {kind}" in all colors | 95 % |
 | margin, in color | similarity to a plain caption, with the most similar anti-color caption | positive on 95 % |
 | margin, in gray | the same for the same pictures in gray | none: reported |
 """
@@ -16,13 +17,15 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from colorlab.color import COLORS
 from colorlab.evaluation.metrics import mean_chroma
 from colorlab.evaluation.report import Estimate, Report, bootstrapped, proportion
 from colorlab.images import load_image
 from colorlab.networks.libraries import CLIPModel, CLIPTokenizer
 from colorlab.training.captions import GRAY_CHROMA, fade
-from colorlab.training.clip import IMAGE_PX, encode_images, encode_texts
+from colorlab.training.clip import IMAGE_PX, encode_images, encode_mentions, encode_texts
 from colorlab.training.corpus import NO_THING, patch_map
+from colorlab.training.mentions import find_mentions
 from colorlab.training.scene_captions import with_article
 from colorlab.training.scenes import TEST_SEEDS, Scene, caption, make_scene
 
@@ -56,6 +59,7 @@ def evaluate_clip(
     scenes = [make_scene(seed) for seed in islice(range(_FIRST_SEED, TEST_SEEDS.stop), num_scenes)]
     rows = list(patch_rows(model, tokenizer, scenes))
     if scenes:
+        rows.append(binding_row(model, tokenizer, scenes))
         images = torch.cat([load_image(scene.image) for scene in scenes])
         contents = [caption(scene, "scarce", seed=0) for scene in scenes]
         rows += margin_rows(model, tokenizer, images, contents, "scenes")
@@ -97,6 +101,31 @@ def patch_rows(model: CLIPModel, tokenizer: CLIPTokenizer, scenes: Sequence[Scen
         bootstrapped(f"patch-text AUC, {template!r}", values, at_least=0.85 if "color" in template else None)
         for template, values in areas.items()
     ]
+
+
+@torch.no_grad()
+def binding_row(model: CLIPModel, tokenizer: CLIPTokenizer, scenes: Sequence[Scene]) -> Estimate:
+    """Tell whether the nouns inside complete captions carry their own color; cross-attention reads nothing else.
+
+    Args:
+        model: the CLIP.
+        tokenizer: its tokenizer.
+        scenes: held-out scenes; those with several instances count, whose colors could be mixed up.
+
+    Returns:
+        Share of nouns whose hidden state is nearest to the phrase with their own color, among all colors.
+    """
+    several = [scene for scene in scenes if len(scene.instances) > 1]
+    things = [[(instance.color, instance.kind) for instance in scene.instances] for scene in several]
+    mentions = find_mentions(tokenizer, [caption(scene, "complete", seed=0) for scene in several], things)
+    right = 0
+    if mentions.labels:
+        nouns = encode_mentions(model, tokenizer, mentions)
+        for noun, label in zip(nouns, mentions.labels, strict=True):
+            color, kind = label.split(" ", 1)
+            phrases = encode_texts(model, tokenizer, [f"the {name} {kind}" for name in COLORS])
+            right += list(COLORS)[int((phrases @ noun).argmax())] == color
+    return proportion("color read from a noun in a complete caption", right, len(mentions.labels), at_least=95.0)
 
 
 def area_under_curve(scores: npt.NDArray[np.floating], is_positive: npt.NDArray[np.bool_]) -> float:

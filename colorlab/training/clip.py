@@ -1,16 +1,17 @@
 """Recipe `clip`: the family's tiny CLIP, whose patch tokens are aligned to text one by one.
 
-Three contrasts are learned at once: picture against caption (as CLIP), each patch against the phrases of the objects in
-the batch (exact masks say which is where; without this, position weights would mean nothing), and colored pictures
-against the same with their color taken away, each with a caption that says so (without this, DiffColor's first stage
-would have no gradient).
+Four contrasts are learned at once: picture against caption (as CLIP); each patch against the phrases of the objects in
+the batch (exact masks say which is where; without this, position weights would mean nothing); each patch of an object
+against the nouns inside full captions, those with exchanged colors among them (without this, a noun's hidden state need
+not know its color, and cross-attention can not tell whose color is whose); and colored pictures against the same with
+their color taken away, each with a caption that says so (without this, DiffColor's first stage would have no gradient).
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from colorlab.networks.libraries import CLIPConfig, CLIPModel, CLIPTokenizer
 from colorlab.training.captions import FADED_TEMPLATES, fade, faded_caption, photo_caption
 from colorlab.training.corpus import CAPTION_KINDS, GROUND_INDEX, NO_THING, PATCH_PX, SKY_INDEX
 from colorlab.training.grids import picture_grid
+from colorlab.training.mentions import Mentions, Things, exchange_colors, find_mentions
 from colorlab.training.pixels import Pictures
 from colorlab.training.scene_captions import GROUND_PHRASES
 
@@ -29,6 +31,10 @@ FADED_SHARE = 0.3
 """Share of pictures shown without their color. Ours."""
 PATCH_WEIGHT = 0.5
 """Weight of the patch contrast against the picture contrast. Ours."""
+MENTION_WEIGHT = 0.5
+"""Weight of the contrast between patches and nouns inside captions. Ours."""
+NUM_WRONG = 3
+"""Wrong captions of each picture. Ours: a picture in color has to win against the best of several."""
 PHRASES = (("the {color} {kind}", 0.55), ("the {kind}", 0.8), ("something {color}", 1.0))
 """How the objects of a batch are named, with the rising shares of each way. Ours."""
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -104,17 +110,69 @@ def encode_texts(model: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) -
     return F.normalize(model.text_projection(pooled), dim=-1)
 
 
+def encode_mentions(model: CLIPModel, tokenizer: CLIPTokenizer, mentions: Mentions) -> torch.Tensor:
+    """Project the hidden states of nouns into the joint space.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        mentions: M nouns in full captions.
+
+    Returns:
+        (M, D), normalised.
+    """
+    tokens = tokenizer(mentions.texts, padding=True, truncation=True, return_tensors="pt").to(model.device)
+    hidden = model.text_model(input_ids=tokens["input_ids"]).last_hidden_state
+    return F.normalize(model.text_projection(hidden[mentions.rows, mentions.positions]), dim=-1)
+
+
+Frozen = Literal["nothing", "words", "vision"]
+
+
 class _Towers(nn.Module):
     """Both towers behind one `forward`, so that the loop's parallel wrappers see every parameter used."""
 
-    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, frozen: Frozen) -> None:
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
+        parts = {
+            "nothing": (),
+            "words": (model.text_model, model.text_projection),
+            "vision": (model.vision_model, model.visual_projection),
+        }
+        for part in parts[frozen]:
+            part.requires_grad_(False)
 
-    def forward(self, images: torch.Tensor, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return vision tokens, text vectors and the logit scale."""
-        tokens = encode_images(self.model, images)
-        return tokens, encode_texts(self.model, self.tokenizer, texts), self.model.logit_scale.exp().clamp(max=100)
+    def forward(
+        self, images: torch.Tensor, texts: list[str], mentions: Mentions
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return vision tokens, vectors of texts and of mentions, and the logit scale."""
+        tokens, words = encode_images(self.model, images), encode_texts(self.model, self.tokenizer, texts)
+        nouns = encode_mentions(self.model, self.tokenizer, mentions)
+        return tokens, words, nouns, self.model.logit_scale.exp().clamp(max=100)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One batch.
+
+    Args:
+        images: (B, 3, 128, 128) float, [0, 1]; photographs first, then S scenes.
+        captions: what each shows.
+        wrong: B * `NUM_WRONG`: of a picture in color that it has none, of a faded one that it is in color.
+        phrases: names of what the scenes show.
+        targets: (S, 256) int64, index of the phrase that names each patch, or `NO_THING`.
+        mentions: nouns in complete captions of the scenes in color, and in the same with exchanged colors.
+        labels: S * 256 strings, "color kind" of the object that covers a patch, or "".
+    """
+
+    images: torch.Tensor
+    captions: list[str]
+    wrong: list[str]
+    phrases: list[str]
+    targets: torch.Tensor
+    mentions: Mentions
+    labels: list[str]
 
 
 @dataclass
@@ -124,74 +182,75 @@ class ClipRecipe:
     Args:
         pictures: what to train on.
         tokenizer: see `train_tokenizer`.
-        start: a trained model whose vision tower alone is trained on; its words stay as they are, bit for bit, so that
-            networks that were trained on them stay valid. None trains both towers from nothing.
+        start: a trained model to train on; None begins from nothing.
+        frozen: what of `start` stays as it is, bit for bit; with "words", networks trained on them stay valid.
         seed: of the initial weights.
     """
 
     pictures: Pictures
     tokenizer: CLIPTokenizer
     start: CLIPModel | None = None
+    frozen: Frozen = "nothing"
     seed: int = 0
 
     @property
     def name(self) -> str:
-        """`clip`, or `clip-vision` when only the vision tower is trained on."""
-        return "clip" if self.start is None else "clip-vision"
+        """`clip`, or what alone is trained on: `clip-vision`, `clip-words`."""
+        return {"nothing": "clip", "words": "clip-vision", "vision": "clip-words"}[self.frozen]
 
     def trainable(self) -> nn.Module:
-        """Return the untrained model, or the one to start from with its text tower frozen."""
+        """Return the untrained model, or the one to start from with a part of it frozen."""
         if self.start is not None:
-            for part in (self.start.text_model, self.start.text_projection):
-                part.requires_grad_(False)
-            return _Towers(self.start, self.tokenizer)
+            return _Towers(self.start, self.tokenizer, self.frozen)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return _Towers(mini_clip(self.tokenizer), self.tokenizer)
+            return _Towers(mini_clip(self.tokenizer), self.tokenizer, self.frozen)
 
     def loss(
         self, module: nn.Module, generator: torch.Generator, batch_size: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Contrast one batch of pictures with captions and its scene patches with phrases."""
-        images, captions, wrong, phrases, targets = self._batch(generator, batch_size)
+        """Contrast one batch of pictures with captions, and its scene patches with phrases and with mentions."""
+        batch = self._batch(generator, batch_size)
         device = next(module.parameters()).device
-        tokens, text, scale = module(images.to(device), [*captions, *wrong, *phrases])
-        caption_vectors, wrong_vectors, phrase_vectors = text.split([len(captions), len(wrong), len(phrases)])
+        texts = [*batch.captions, *batch.wrong, *batch.phrases]
+        tokens, text, nouns, scale = module(batch.images.to(device), texts, batch.mentions)
+        caption_vectors, wrong_vectors, phrase_vectors = text.split(
+            [len(batch.captions), len(batch.wrong), len(batch.phrases)]
+        )
         picture_vectors = F.normalize(tokens[:, 0], dim=-1)
         logits = scale * picture_vectors @ caption_vectors.T
-        # Equal captions in one batch are equally right: each target is spread over them.
-        same = torch.tensor([[a == b for b in captions] for a in captions], device=device).float()
-        same = same / same.sum(1, keepdim=True)
-        against_wrong = scale * (picture_vectors * wrong_vectors).sum(-1, keepdim=True)
-        to_text = F.cross_entropy(torch.cat([logits, against_wrong], 1), F.pad(same, (0, 1)))
+        same = _shares(batch.captions, batch.captions).to(device)
+        against_wrong = scale * torch.einsum("bd,bwd->bw", picture_vectors, wrong_vectors.unflatten(0, (-1, NUM_WRONG)))
+        to_text = F.cross_entropy(torch.cat([logits, against_wrong], 1), F.pad(same, (0, NUM_WRONG)))
         picture_loss = (to_text + F.cross_entropy(logits.T, same)) / 2
-        patches = F.normalize(tokens[-targets.shape[0] :, 1:], dim=-1)
-        kept = targets.to(device) >= 0
-        patch_logits = scale * patches[kept] @ phrase_vectors.T
-        patch_loss = F.cross_entropy(patch_logits, targets.to(device)[kept])
-        hits = (patch_logits.argmax(-1) == targets.to(device)[kept]).float().mean()
-        return picture_loss + PATCH_WEIGHT * patch_loss, {
+
+        patches = F.normalize(tokens[-batch.targets.shape[0] :, 1:], dim=-1).flatten(0, 1)
+        targets = batch.targets.flatten().to(device)
+        patch_logits = scale * patches[targets >= 0] @ phrase_vectors.T
+        patch_loss = F.cross_entropy(patch_logits, targets[targets >= 0])
+
+        named = [index for index, label in enumerate(batch.labels) if label]
+        noun_targets = _shares([batch.labels[index] for index in named], batch.mentions.labels).to(device)
+        noun_logits = scale * patches[named] @ nouns.T
+        noun_loss = F.cross_entropy(noun_logits, noun_targets)
+        return picture_loss + PATCH_WEIGHT * patch_loss + MENTION_WEIGHT * noun_loss, {
             "picture_loss": float(picture_loss.detach()),
             "patch_loss": float(patch_loss.detach()),
-            "picture_top1": float((logits.argmax(-1) == torch.arange(len(captions), device=device)).float().mean()),
-            "patch_top1": float(hits),
+            "noun_loss": float(noun_loss.detach()),
+            "picture_top1": float((logits.argmax(-1) == torch.arange(len(logits), device=device)).float().mean()),
+            "patch_top1": float((patch_logits.argmax(-1) == targets[targets >= 0]).float().mean()),
+            "noun_top1": float((noun_targets.gather(1, noun_logits.argmax(-1, keepdim=True)) > 0).float().mean()),
             "scale": float(scale.detach()),
         }
 
-    def _batch(
-        self, generator: torch.Generator, batch_size: int
-    ) -> tuple[torch.Tensor, list[str], list[str], list[str], torch.Tensor]:
-        """Draw pictures, their captions, wrong captions, phrases of scene objects, and each patch's phrase index.
-
-        A wrong caption says of a picture in color that it has none, and of a faded one that it is in color.
-        """
+    def _batch(self, generator: torch.Generator, batch_size: int) -> _Batch:
+        """Draw pictures and everything that is said about them."""
         draws = self.pictures.draw(batch_size, IMAGE_PX, generator)
-        images, captions = draws.images, []
+        images, captions, wrong = draws.images, [], []
         fading = [self._fading(generator) for _ in range(batch_size)]
         for position, kind in enumerate(fading):
             if kind:
                 images[position : position + 1] = fade(images[position : position + 1], kind)
-        wrong = []
         num_photographs = len(draws.photographs)
         for position, index in enumerate(draws.photographs):
             label, color = self.pictures.photographs.labels[index], self.pictures.colors[index]
@@ -199,42 +258,61 @@ class ClipRecipe:
             named = bool(torch.rand(1, generator=generator) < 0.7)
             plain = photo_caption(label, "" if faded else color, generator, name_color=named)
             captions.append(faded_caption(label, faded, generator) if faded else plain)
-            wrong.append(plain if faded else faded_caption(label, self._fading(generator, share=1.0), generator))
+            wrong += self._wrong(plain, label, faded, generator)
         phrases: dict[str, int] = {}
         template = self._phrase(generator)
         targets = torch.full((len(draws.scenes), (IMAGE_PX // PATCH_PX) ** 2), NO_THING, dtype=torch.long)
+        full: list[tuple[str, Things]] = []
+        labels: list[str] = []
         for position, index in enumerate(draws.scenes):
-            texts = self.pictures.scenes.captions[index]
+            texts, things = self.pictures.scenes.captions[index], self.pictures.scenes.things[index]
             content = texts[CAPTION_KINDS.index("scarce")]
             faded = fading[num_photographs + position]
             plain = content if faded else texts[int(torch.randint(len(texts), (1,), generator=generator))]
             captions.append(faded_caption(content, faded, generator) if faded else plain)
-            wrong.append(plain if faded else faded_caption(content, self._fading(generator, share=1.0), generator))
-            if not faded:
-                targets[position] = self._patch_targets(index, draws.mirrored[position], phrases, template)
-        return images, captions, wrong, list(phrases), targets
+            wrong += self._wrong(plain, content, faded, generator)
+            if faded:
+                labels += [""] * targets.shape[1]
+                continue
+            patches = self._patches(index, draws.mirrored[position])
+            targets[position] = self._patch_targets(index, patches, phrases, template)
+            labels += [" ".join(things[number]) if 0 <= number < len(things) else "" for number in patches.tolist()]
+            complete = texts[CAPTION_KINDS.index("complete")]
+            full += [(complete, things), exchange_colors(complete, things)]
+        mentions = find_mentions(self.tokenizer, [text for text, _ in full], [things for _, things in full])
+        return _Batch(images, captions, wrong, list(phrases), targets, mentions, labels)
 
-    def _patch_targets(self, index: int, mirrored: bool, phrases: dict[str, int], template: str) -> torch.Tensor:
+    def _patches(self, index: int, mirrored: bool) -> torch.Tensor:
+        """Return what covers each patch of a scene as it was drawn, (256,) int64."""
+        patches = torch.from_numpy(self.pictures.scenes.patches[index]).long()
+        return (patches.flip(1) if mirrored else patches).flatten()
+
+    def _patch_targets(self, index: int, patches: torch.Tensor, phrases: dict[str, int], template: str) -> torch.Tensor:
         """Give each patch of a scene the index of the phrase that names it; new phrases are added."""
         scenes = self.pictures.scenes
         sky, ground = scenes.backdrops[index]
         names = {SKY_INDEX: f"the {sky} sky", GROUND_INDEX: GROUND_PHRASES[ground].split(" ", 1)[1]}
         things = enumerate(scenes.things[index])
         names |= {number: template.format(color=color, kind=kind) for number, (color, kind) in things}
-        patches = torch.from_numpy(scenes.patches[index]).long()
-        patches = patches.flip(1) if mirrored else patches
         targets = torch.full_like(patches, NO_THING)
         for number, phrase in names.items():
             covered = patches == number
             if covered.any():
                 targets[covered] = phrases.setdefault(phrase, len(phrases))
-        return targets.flatten()
+        return targets
 
     @staticmethod
     def _phrase(generator: torch.Generator) -> str:
         """Draw how the objects of a batch are named: one way for all, so that no two phrases fit one patch."""
         draw = float(torch.rand(1, generator=generator))
         return next(template for template, bound in PHRASES if draw < bound)
+
+    @classmethod
+    def _wrong(cls, plain: str, content: str, faded: str, generator: torch.Generator) -> list[str]:
+        """Draw the wrong captions of a picture."""
+        if faded:
+            return [plain] * NUM_WRONG
+        return [faded_caption(content, cls._fading(generator, share=1.0), generator) for _ in range(NUM_WRONG)]
 
     @staticmethod
     def _fading(generator: torch.Generator, *, share: float = FADED_SHARE) -> str:
@@ -262,3 +340,11 @@ class ClipRecipe:
         module.model.to(torch.float16).save_pretrained(folder)
         module.model.to(torch.float32)
         self.tokenizer.save_pretrained(folder)
+
+
+def _shares(wanted: list[str], offered: list[str]) -> torch.Tensor:
+    """Spread each target over all equal texts, which are equally right: (len(wanted), len(offered)), rows sum to 1."""
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(offered))}
+    columns = torch.tensor([numbers[text] for text in offered])
+    equal = (torch.tensor([numbers[text] for text in wanted])[:, None] == columns[None]).float()
+    return equal / equal.sum(1, keepdim=True)

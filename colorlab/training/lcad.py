@@ -1,9 +1,10 @@
 """Recipes `lcad-luminance` and `lcad`: L-CAD's two training stages at small width.
 
 Source: L-CAD, arXiv 2305.15217, two stages; changzheng123/L-CAD@3e1d8d6.
-Deviation: stage 1 compares luma and color differences (the released artifact-weighted loss can not be run as released);
-    stage 2 trains the whole UNet, because the prior it starts from has seen little, and drops captions, because
-    guidance needs an empty prompt (the released recipe does neither).
+Deviation: stage 1 compares luma and color differences (the released artifact-weighted loss cannot be run as released);
+    stage 2 trains the whole UNet, because the prior it starts from has seen little, drops captions, because guidance
+    needs an empty prompt, and grounds words in the objects that the luminance shows, because few samples do not teach
+    whose color is whose (see `grounding`); the released recipe does none of these.
 """
 
 from collections.abc import Mapping
@@ -110,10 +111,11 @@ class LcadRecipe(DenoisingRecipe):
         schedule: noise schedule.
         prior: the text-to-image UNet to start from.
         luminance_encoder: frozen, for the export.
-        seed: unused by the weights, which come from the prior.
+        start: a UNet of this recipe to go on from, instead of the prior.
     """
 
     name = "lcad"
+    grounding_weight = 0.1
 
     def __init__(
         self,
@@ -123,12 +125,12 @@ class LcadRecipe(DenoisingRecipe):
         *,
         prior: UNet2DConditionModel,
         luminance_encoder: LuminanceEncoder,
-        seed: int = 0,
+        start: UNet2DConditionModel | None = None,
     ) -> None:
-        super().__init__(encoded, text, schedule, seed=seed)
+        super().__init__(encoded, text, schedule, start=start)
         self.prior, self.luminance_encoder = prior, luminance_encoder
 
-    def trainable(self) -> nn.Module:
+    def beginning(self) -> nn.Module:
         """Return the prior with a widened first convolution; the new channels begin at zero."""
         return extend_conv_in(self.prior, self.luminance_encoder.tap_channels[-1])
 

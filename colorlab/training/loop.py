@@ -136,7 +136,9 @@ def train(
     bare = accelerator.unwrap_model(module)
     optimizer = torch.optim.AdamW(bare.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     average = _average_of(bare, plan)
-    first = _load(checkpoint, recipe.name, bare, optimizer, average) if resume and checkpoint.exists() else 0
+    first, samples = 0, 0
+    if resume and checkpoint.exists():
+        first, samples = _load(checkpoint, recipe.name, bare, optimizer, average)
     if first > plan.steps:
         raise StateError(f"{checkpoint} has {first} steps already; ask for more than {plan.steps}.")
     started = saved = time.monotonic()
@@ -152,6 +154,7 @@ def train(
         optimizer.step()
         if average is not None:
             average.step(bare.parameters())
+        samples += plan.batch_size * accelerator.num_processes
         now = time.monotonic()
         stop = _agreed(max_seconds is not None and now - started > max_seconds)
         if accelerator.is_main_process:
@@ -159,13 +162,14 @@ def train(
                 clock = {"step": step, "seconds": round(now - started, 1), "loss": float(loss.detach())}
                 _log(folder / "log.csv", clock | numbers)
             if now - saved > plan.checkpoint_s:
-                _save(checkpoint, recipe.name, step + 1, bare, optimizer, average)
+                _save(checkpoint, recipe.name, (step + 1, samples), bare, optimizer, average)
                 saved = now
         if stop:
             break
     if accelerator.is_main_process:
-        _save(checkpoint, recipe.name, min(step + 1, plan.steps), bare, optimizer, average)
-        _finish(recipe, plan, folder, member, bare, average, min(step + 1, plan.steps))
+        done = (min(step + 1, plan.steps), samples)
+        _save(checkpoint, recipe.name, done, bare, optimizer, average)
+        _finish(recipe, plan, folder, member, bare, average, done)
 
 
 def export_checkpoint(recipe: Recipe, plan: Plan, folder: Path, member: Path) -> None:
@@ -185,8 +189,8 @@ def export_checkpoint(recipe: Recipe, plan: Plan, folder: Path, member: Path) ->
         raise StateError(f"{folder} holds no checkpoint.pt; train the recipe {recipe.name!r} first.")
     module = recipe.trainable()
     average = _average_of(module, plan)
-    steps = _load(checkpoint, recipe.name, module, None, average)
-    _finish(recipe, plan, folder, member, module, average, steps)
+    done = _load(checkpoint, recipe.name, module, None, average)
+    _finish(recipe, plan, folder, member, module, average, done)
 
 
 def _average_of(module: nn.Module, plan: Plan) -> EMAModel | None:
@@ -195,15 +199,22 @@ def _average_of(module: nn.Module, plan: Plan) -> EMAModel | None:
 
 
 def _finish(
-    recipe: Recipe, plan: Plan, folder: Path, member: Path, module: nn.Module, average: EMAModel | None, steps: int
+    recipe: Recipe,
+    plan: Plan,
+    folder: Path,
+    member: Path,
+    module: nn.Module,
+    average: EMAModel | None,
+    done: tuple[int, int],
 ) -> None:
-    """Export with the averaged weights and draw the sample grid."""
+    """Export with the averaged weights after so many (steps, samples), and draw the sample grid."""
+    steps, num_samples = done
     if average is not None:
         average.copy_to(module.parameters())
     module.eval()
     samples = folder / "samples"
     samples.mkdir(exist_ok=True)
-    card = {"recipe": recipe.name, "steps": steps, "samples": steps * plan.batch_size, "plan": asdict(plan)}
+    card = {"recipe": recipe.name, "steps": steps, "samples": num_samples, "plan": asdict(plan)}
     recipe.export(member, module, card)
     (member / "training.json").write_text(json.dumps(card, indent=2) + "\n")
     recipe.sample_grid(module, member).save(samples / f"step_{steps:06d}.png")
@@ -225,10 +236,22 @@ def _log(path: Path, row: Mapping[str, float]) -> None:
 
 
 def _save(
-    path: Path, name: str, steps: int, module: nn.Module, optimizer: torch.optim.Optimizer, average: EMAModel | None
+    path: Path,
+    name: str,
+    done: tuple[int, int],
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: EMAModel | None,
 ) -> None:
-    """Write a checkpoint atomically."""
-    state = {"recipe": name, "steps": steps, "module": module.state_dict(), "optimizer": optimizer.state_dict()}
+    """Write a checkpoint after so many (steps, samples) atomically."""
+    steps, num_samples = done
+    state = {
+        "recipe": name,
+        "steps": steps,
+        "samples": num_samples,
+        "module": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
     if average is not None:
         state["average"] = average.state_dict()
     partial = path.with_suffix(".partial")
@@ -239,8 +262,8 @@ def _save(
 
 def _load(
     path: Path, name: str, module: nn.Module, optimizer: torch.optim.Optimizer | None, average: EMAModel | None
-) -> int:
-    """Read a checkpoint into the given objects and return the number of finished steps."""
+) -> tuple[int, int]:
+    """Read a checkpoint into the given objects and return the numbers of finished steps and samples."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["recipe"] != name:
         raise StateError(f"{path} is a checkpoint of recipe {state['recipe']!r}, expected {name!r}.")
@@ -249,4 +272,4 @@ def _load(
         optimizer.load_state_dict(state["optimizer"])
     if average is not None:
         average.load_state_dict(state["average"])
-    return int(state["steps"])
+    return int(state["steps"]), int(state["samples"])

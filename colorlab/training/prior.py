@@ -27,7 +27,7 @@ class PriorRecipe(DenoisingRecipe):
 
     name = "prior"
 
-    def trainable(self) -> nn.Module:
+    def beginning(self) -> nn.Module:
         """Return the untrained UNet."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)

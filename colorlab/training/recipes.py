@@ -7,6 +7,7 @@
 | --- | --- | --- |
 | `vae` | photographs | `family/vae` |
 | `clip` | photographs | `family/clip` with the tokenizer |
+| `clip-words` | clip | `family/clip`: same vision tower, other words: UNets have to be trained anew |
 | `clip-vision` | clip | `family/clip`: same words, vision tower trained on; hashes in the models' indexes anew |
 | `prior` | vae, clip | `family/prior` |
 | `lcad-luminance` | vae | `family/luminance` |
@@ -28,8 +29,8 @@ from colorlab.methods.folder import read_index, write_index
 from colorlab.networks.libraries import AutoencoderKL, CLIPModel, CLIPTokenizer
 from colorlab.sampling.schedules import NoiseSchedule
 from colorlab.training.captions import vocabulary
-from colorlab.training.clip import ClipRecipe
-from colorlab.training.denoising import FrozenText
+from colorlab.training.clip import ClipRecipe, Frozen
+from colorlab.training.denoising import DenoisingRecipe, FrozenText
 from colorlab.training.latents import encode_pictures, weights_key
 from colorlab.training.lcad import LcadRecipe, LuminanceRecipe
 from colorlab.training.loop import Plan, Recipe, export_checkpoint, train
@@ -45,6 +46,7 @@ NUM_SCENES = 24_000
 PLANS: dict[str, Plan] = {
     "vae": Plan(steps=3_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
     "clip": Plan(steps=1_000, batch_size=64, learning_rate=1e-3, ema_decay=0.995, weight_decay=0.05, warmup=200),
+    "clip-words": Plan(steps=1_500, batch_size=64, learning_rate=1e-3, ema_decay=0.995, weight_decay=0.05, warmup=50),
     "clip-vision": Plan(steps=300, batch_size=64, learning_rate=3e-4, ema_decay=0.98, weight_decay=0.05, warmup=20),
     "prior": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
     "lcad-luminance": Plan(steps=2_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
@@ -52,9 +54,13 @@ PLANS: dict[str, Plan] = {
 }
 """How long each recipe trains unless told otherwise; what the shipped weights got is in their model cards."""
 
+VISION_PHOTOGRAPH_SHARE = 0.7
+"""Share of photographs in a batch of `clip-vision`; ours: they are harder to tell from gray than scenes are."""
+
 MEMBERS = {
     "vae": "vae",
     "clip": "clip",
+    "clip-words": "clip",
     "clip-vision": "clip",
     "prior": "prior",
     "lcad-luminance": "luminance",
@@ -73,6 +79,7 @@ def run_recipe(
     steps: int | None = None,
     max_seconds: float | None = None,
     num_scenes: int = NUM_SCENES,
+    warm_start: bool = False,
     export_only: bool = False,
 ) -> Path:
     """Run one recipe: train, or go on training, and export the member.
@@ -86,19 +93,26 @@ def run_recipe(
         steps: optimiser steps in all; None takes the plan's.
         max_seconds: stop after this time, resumable.
         num_scenes: size of the scene corpus.
+        warm_start: begin a UNet with the weights of the member that is there already instead of the recipe's beginning.
         export_only: export the last checkpoint without training on.
 
     Returns:
         Folder of the member.
 
     Raises:
-        StateError: a member this recipe needs has not been trained; a checkpoint exists and `resume` is false.
+        StateError: a member this recipe needs has not been trained; a checkpoint exists and `resume` is false; only
+            UNets can start warm.
     """
     plan = PLANS[name] if steps is None else replace(PLANS[name], steps=steps)
     cache = out / "cache" / photographs_key(data)
     pictures = Pictures.load(data, cache, num_scenes=num_scenes)
     recipe = _BUILDERS[name](pictures, out, cache, torch.device(device))
     member = out / "family" / MEMBERS[name]
+    if warm_start:
+        if not isinstance(recipe, DenoisingRecipe):
+            raise StateError(f"{name} is no UNet, so it can not start warm; leave warm_start (--warm-start) out.")
+        folder = _member(out, MEMBERS[name]) / "unet"
+        recipe.start = load_component("unet", folder, device=torch.device(device), dtype=torch.float32)
     if export_only:
         export_checkpoint(recipe, plan, out / name, member)
     else:
@@ -139,8 +153,8 @@ def _vae(out: Path, device: torch.device) -> AutoencoderKL:
 
 
 def _schedule() -> NoiseSchedule:
-    """Return Stable Diffusion's schedule, as in all four papers."""
-    return NoiseSchedule()
+    """Return Stable Diffusion's noise levels, as in all four papers, with the prediction of `denoising`."""
+    return NoiseSchedule(prediction_type="v_prediction")
 
 
 def _build_vae(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
@@ -151,10 +165,18 @@ def _build_clip(pictures: Pictures, out: Path, cache: Path, device: torch.device
     return ClipRecipe(pictures, train_tokenizer(vocabulary(pictures.photographs.labels), cache / "tokenizer"))
 
 
-def _build_clip_vision(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+def _go_on_with_clip(pictures: Pictures, out: Path, frozen: Frozen) -> Recipe:
     folder = _member(out, "clip")
     start = CLIPModel.from_pretrained(folder, dtype=torch.float32)
-    return ClipRecipe(pictures, CLIPTokenizer.from_pretrained(folder), start)
+    return ClipRecipe(pictures, CLIPTokenizer.from_pretrained(folder), start, frozen)
+
+
+def _build_clip_words(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    return _go_on_with_clip(pictures, out, "vision")
+
+
+def _build_clip_vision(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    return _go_on_with_clip(replace(pictures, photograph_share=VISION_PHOTOGRAPH_SHARE), out, "words")
 
 
 def _build_prior(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
@@ -182,6 +204,7 @@ def _build_lcad(pictures: Pictures, out: Path, cache: Path, device: torch.device
 _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "vae": _build_vae,
     "clip": _build_clip,
+    "clip-words": _build_clip_words,
     "clip-vision": _build_clip_vision,
     "prior": _build_prior,
     "lcad-luminance": _build_luminance,
