@@ -83,6 +83,7 @@ _HOMES = {
 _MODULES = (
     "color",
     "data",
+    "edits",
     "evaluation",
     "images",
     "inspection",
@@ -93,12 +94,13 @@ _MODULES = (
     "sampling",
     "training",
 )
+_MODULE_HOMES = {"edits": "inspection.edits"}
 
 
 def __getattr__(name: str) -> Any:
     """Fetch a public name, or a module of the package, on its first use."""
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_MODULE_HOMES.get(name, name)}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)

@@ -4,9 +4,7 @@ Picture i of a list is what `colorizer.start(conditionings[i], seed=settings.see
 the same sums are added in another order (about 1e-6 on the CPU).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError
 from colorlab.images import to_uint8
 from colorlab.methods.base import Method
+from colorlab.runs.batches import collate
 from colorlab.runs.segments import timesteps_of
 from colorlab.sampling.loop import first_state, sample_step
 from colorlab.sampling.noise import initial_noise
@@ -57,28 +56,6 @@ def colorize_all(
                 images[index] = image
             bar.update(len(indices))
     return [image for image in images if image is not None]
-
-
-def collate(prepared: Sequence[Any]) -> Any:
-    """Put prepared conditionings of one latent shape side by side along the batch axis.
-
-    Args:
-        prepared: at least one, all made by one method.
-
-    Returns:
-        One of the same class; each tensor, in tuples and mappings too, is the concatenation of theirs.
-    """
-    changes: dict[str, Any] = {}
-    for field in fields(prepared[0]):
-        parts = [getattr(one, field.name) for one in prepared]
-        first = parts[0]
-        if isinstance(first, torch.Tensor):
-            changes[field.name] = torch.cat(parts)
-        elif isinstance(first, Mapping):
-            changes[field.name] = {key: torch.cat([part[key] for part in parts]) for key in first}
-        elif isinstance(first, tuple) and first and isinstance(first[0], torch.Tensor):
-            changes[field.name] = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
-    return replace(prepared[0], **changes)
 
 
 def _batches(method: Method, conditionings: Sequence[Conditioning], batch_size: int) -> Iterator[list[int]]:

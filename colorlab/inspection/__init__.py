@@ -7,9 +7,15 @@
 | `attention` | reduces attention from queries and keys in chunks |
 | `moments` | what replays and queries need to know of a past step, of a run or of a recording |
 | `places` | words, pixels and regions in the units of an attention matrix |
-| `queries` | attention of words, pixels and regions |
+| `questions` | what is asked about attention, as weights of keys and queries |
+| `baselines` | what a map would show by chance |
+| `queries` | attention of words, tokens, pixels and regions |
+| `views` | guidance field, clean prediction, trajectory, features |
+| `chroma` | chroma of clean latents, by the model's decoder or a linear one |
+| `settling` | from which step on a color is decided |
+| `study` | what takes many calls: cost first, progress, cancel |
+| `studies` | the menu `run.study` |
 | `image_tokens` | attention to the pictures of an IP-Adapter |
-| `views` | guidance field, trajectory, features |
 | `recording` | a call of a foreign diffusers pipeline, which answers the same questions |
 | `recorder`, `recorded`, `kept`, `pipelines` | how it listens, how it repeats a step, what it keeps, what it knows |
 """

@@ -4,17 +4,16 @@ An IP-Adapter attends twice from the same queries: to the text as ever, and to a
 softmax of its own. The shares of a cell sum to 1 over the tokens of the picture; the adapter's scale is not in them.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
-
-import torch
 
 from colorlab.errors import RangeError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.moments import Askable
-from colorlab.inspection.queries import Question, answer, ask_place
+from colorlab.inspection.queries import answer
+from colorlab.inspection.questions import ask_place, ask_tokens
 from colorlab.inspection.replay import moment_of
 from colorlab.networks.passes import check_passes
-from colorlab.networks.probe import Reading
 
 __all__ = ["image_attention"]
 
@@ -23,7 +22,7 @@ def image_attention(
     run: Askable,
     step: int,
     *,
-    token: int | None = None,
+    token: int | Sequence[int] | None = None,
     pixel: tuple[float, float] | None = None,
     adapter: int = 0,
     site: str | None = None,
@@ -37,13 +36,14 @@ def image_attention(
     Args:
         run: a recording of a pipeline with an IP-Adapter.
         step: index of the step.
-        token: index of an image token; those of several pictures come one after the other.
+        token: position of an image token, or several; those of several pictures come one after the other.
         pixel: (x, y) of the picture that is made; one of token and pixel is given.
         adapter: number of the IP-Adapter, in the order of loading.
         site: path of a cross-attention site, or a pattern; None for the mean of all.
         head: index; None for the mean.
         guidance_pass: in which pass; without guidance images are those of no picture.
-        baseline: for a pixel, whether to add the mean of 32 random ones.
+        baseline: whether to add what chance would give: for tokens, as many of the others; for a pixel, the mean of 32
+            random ones.
         max_bytes: working memory of the reduction.
 
     Returns:
@@ -59,20 +59,10 @@ def image_attention(
     moment = moment_of(run, step)
     check_passes([guidance_pass], moment.guidance_passes)
 
-    def one_token(reading: Reading) -> torch.Tensor:
-        number = reading.image_keys[adapter].shape[2]
-        if token is None or not 0 <= token < number:
-            raise RangeError(f"token is {token}, but the adapter reads image tokens 0 to {number - 1}.")
-        return torch.nn.functional.one_hot(torch.tensor(token), number).float()
-
-    if pixel is not None:
-        question = ask_place(moment, pixel, None, "from")
-    else:
-        question = Question(f"Attention to image token {token}", "keys", ("attn2",), one_token)
-    details = {**question.details, "query": "image_attention", "adapter": adapter, "token": token}
-    question = replace(question, kinds=("attn2",), adapter=adapter, details=details)
-    if baseline and question.null_weights is None:
-        raise RangeError(f"{question.title} has no null baseline; ask for it with baseline=False.")
+    question = ask_tokens(token) if token is not None else ask_place(moment, pixel, None, "from")
+    details = {**question.details, "query": "image_attention", "adapter": adapter}
+    title = question.title.replace("token", "image token")
+    question = replace(question, title=title, kinds=("attn2",), adapter=adapter, details=details)
     return answer(
         run,
         moment,

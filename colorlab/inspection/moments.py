@@ -4,10 +4,11 @@ A `Run` of colorlab and a `Recording` of a foreign pipeline keep different thing
 `PastStep`, and everything behind that is written once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -26,6 +27,10 @@ class Predicted(Protocol):
     @property
     def step_index(self) -> int:
         """Index of the step."""
+
+    @property
+    def timestep(self) -> int | float:
+        """Training timestep at which the network was asked."""
 
     @property
     def predictions(self) -> Mapping[str, torch.Tensor]:
@@ -95,8 +100,11 @@ class PastStep(Protocol):
         """Unit of the predictions."""
 
     @property
-    def origin(self) -> dict[str, Any]:
-        """Model and weights, for the provenance."""
+    def clean(self) -> torch.Tensor:
+        """Clean latents (1, C, h, w) of the picture that is asked about; StateError where they are not known."""
+
+    def picture(self, latents: torch.Tensor) -> torch.Tensor:
+        """Turn clean latents (1, C, h, w) into a finished picture (1, 3, H, W), [0, 1]."""
 
     def predict(self, watch: AbstractContextManager[Any]) -> dict[str, torch.Tensor]:
         """Repeat the network call with hooks on; the caller holds the lock. Returns the prediction of each pass."""
@@ -116,8 +124,19 @@ class Recorded(Protocol):
         """What it is called in captions and provenance."""
 
     @property
+    def origin(self) -> dict[str, Any]:
+        """Model and weights, for the provenance."""
+
+    @property
+    def records(self) -> Sequence[Predicted]:
+        """The steps that were taken."""
+
+    @property
     def states(self) -> tuple[State, ...]:
         """State before every step, and the last one."""
+
+    def preview(self, step: int) -> np.ndarray:
+        """Return the clean picture of a step, (H, W, 3) uint8."""
 
     def moment(self, step: int) -> PastStep:
         """Return a step that was taken; StateError if it was not."""

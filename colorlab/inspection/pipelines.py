@@ -9,12 +9,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import nn
 
 from colorlab.errors import RangeError, StateError
-from colorlab.images import to_uint8
 from colorlab.methods.text import EncodedText
 
 __all__ = [
@@ -78,7 +76,9 @@ class PromptReader:
 
     @property
     def components(self) -> dict[str, Any]:
-        """The tokenizer and text encoder that decide where a word stands; those of SDXL agree on it."""
+        """The tokenizer and text encoder that decide where a word stands; none where the call got no one text."""
+        if self._problem():
+            return {}
         for suffix in ("", "_2"):
             parts = {name: getattr(self.pipe, name + suffix, None) for name in ("tokenizer", "text_encoder")}
             if all(part is not None for part in parts.values()):
@@ -114,22 +114,23 @@ class PromptReader:
         Raises:
             StateError: the call got embeddings instead of words, or two prompts that differ.
         """
-        if not self.components or self.arguments.get("prompt") is None:
-            raise StateError(
-                f"This call of {type(self.pipe).__name__} was given embeddings or has no text encoder, so there are "
-                "no words; pass prompt=..., or ask about a pixel or a region instead."
-            )
-        name = "negative_prompt" if guidance_pass == "uncond" else "prompt"
-        first, second = self._text(name, row), self._text(f"{name}_2", row)
-        if second not in ("", first):
-            raise StateError(
-                f"The two text encoders read different texts, {first!r} and {second!r}, so a word has no one place; "
-                f"call the pipeline without {name}_2."
-            )
+        if self._problem() or not self.components:
+            reason = self._problem() or f"{type(self.pipe).__name__} has no text encoder"
+            raise StateError(f"This call has no words: {reason}; ask about a pixel or a region instead.")
+        first = self._text("negative_prompt" if guidance_pass == "uncond" else "prompt", row)
         # Where a word of textual inversion stands for several tokens, they are spelt out.
         convert = getattr(self.pipe, "maybe_convert_prompt", None)
         converted: str = convert(first, self.components["tokenizer"]) if convert else first
         return converted
+
+    def _problem(self) -> str:
+        """Say why words have no place; "" if they have one. The tokenizers of SDXL agree on the places in one text."""
+        if self.arguments.get("prompt") is None:
+            return "the pipeline was given embeddings, not prompt=..."
+        for name in ("prompt", "negative_prompt"):
+            if self.arguments.get(f"{name}_2") not in (None, "", self.arguments.get(name)):
+                return f"its two text encoders read different texts, because of {name}_2"
+        return ""
 
     def _text(self, name: str, row: int) -> str:
         """Return one of the texts that the pipeline was called with; "" where there is none."""
@@ -193,8 +194,8 @@ def _clean_from_prediction(scheduler: Any, arguments: Mapping[str, Any]) -> tupl
     return (predicted if kind == "sample" else None), kind
 
 
-def decode_latents(pipe: Any, latents: torch.Tensor) -> np.ndarray:
-    """Decode clean latents (1, C, h, w) of a pipeline to (H, W, 3) uint8.
+def decode_latents(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Decode clean latents (1, C, h, w) of a pipeline to a picture (1, 3, H, W), [0, 1], float32 on the CPU.
 
     Raises:
         StateError: the pipeline has no autoencoder.
@@ -214,11 +215,11 @@ def decode_latents(pipe: Any, latents: torch.Tensor) -> np.ndarray:
             if mean is not None and std is not None:
                 mean, std = (torch.tensor(part).view(1, -1, 1, 1).to(scaled) for part in (mean, std))
                 scaled = scaled * std + mean
-            decoded = vae.decode(scaled).sample
+            decoded: torch.Tensor = vae.decode(scaled).sample
     finally:
         if is_lifted:
             vae.to(dtype)
-    return to_uint8((decoded.float() / 2 + 0.5).clamp(0, 1))
+    return (decoded.float() / 2 + 0.5).clamp(0, 1).cpu()
 
 
 @functools.cache

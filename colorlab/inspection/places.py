@@ -1,25 +1,44 @@
 """Where a word, a pixel or a region lies in an attention matrix: from the user's units to tokens and cells."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from colorlab.errors import RangeError, ShapeError
-from colorlab.inspection.moments import Reader
+from colorlab.conditioning import Conditioning
+from colorlab.errors import RangeError, ShapeError, StateError
+from colorlab.inspection.moments import PastStep, Reader
+from colorlab.methods.base import Method
 from colorlab.strokes import Stroke, Strokes
 
 __all__ = [
+    "context_names",
     "coverage",
+    "picture_size",
     "pixel_cell",
     "resize_map",
     "shuffled_words",
+    "template_tokens",
+    "text_of_pass",
     "token_names",
+    "tokenized",
+    "word_spans",
     "word_tokens",
 ]
+
+
+def text_of_pass(method: Method, conditioning: Conditioning, guidance_pass: str) -> str:
+    """Return the text whose tokens the cross-attention of a guidance pass receives.
+
+    Raises:
+        StateError: the method has no text encoder.
+    """
+    if "tokenizer" not in method.components:
+        raise StateError(f"{method.name} reads no words; name a pixel, a region or a site instead.")
+    return conditioning.negative_prompt if guidance_pass == "uncond" else conditioning.prompt
 
 
 def word_tokens(reader: Reader, text: str, word: str, occurrence: int = 0) -> tuple[int, ...]:
@@ -38,31 +57,97 @@ def word_tokens(reader: Reader, text: str, word: str, occurrence: int = 0) -> tu
     Raises:
         RangeError: the word is empty, comes less often, or lies beyond the tokens that the model reads.
     """
-    if not isinstance(word, str) or not word.strip():
-        raise RangeError(f"word is {word!r}, but at least one word is expected.")
-    found = list(re.finditer(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, flags=re.IGNORECASE))
+    found = word_spans(text, word)
     if not found:
         return ()
     if not 0 <= occurrence < len(found):
         raise RangeError(
             f"occurrence is {occurrence}, but {word!r} comes {len(found)} time(s) in {text!r}; count from 0."
         )
-    start, end = found[occurrence].span()
-    offsets = _tokenized(reader, text)["offset_mapping"]
-    positions = tuple(index for index, (first, last) in enumerate(offsets) if first < end and last > start)
+    positions = _positions_between(reader, text, *found[occurrence])
     if not positions:
-        raise RangeError(f"{word!r} lies beyond the {len(offsets)} tokens that this model reads; shorten the prompt.")
+        length = len(token_names(reader, text))
+        raise RangeError(f"{word!r} lies beyond the {length} tokens that this model reads; shorten the prompt.")
     return positions
+
+
+def word_spans(text: str, word: str) -> list[tuple[int, int]]:
+    """Return where a word, or words in a row, stand in a text: (start, end) of every occurrence, in characters.
+
+    Raises:
+        RangeError: the word is empty.
+    """
+    if not isinstance(word, str) or not word.strip():
+        raise RangeError(f"word is {word!r}, but at least one word is expected.")
+    pattern = rf"(?<!\w){re.escape(word.strip())}(?!\w)"
+    return [match.span() for match in re.finditer(pattern, text, flags=re.IGNORECASE)]
+
+
+def _positions_between(reader: Reader, text: str, start: int, end: int) -> tuple[int, ...]:
+    """Return the positions of the tokens of text[start:end]; empty beyond what the model reads."""
+    offsets = tokenized(reader, text)["offset_mapping"]
+    return tuple(index for index, (first, last) in enumerate(offsets) if first < end and last > start)
+
+
+def template_tokens(reader: Reader, text: str, word: str, *, num_places: int = 8) -> torch.Tensor:
+    """Encode a word as if it were in a text: at the places of the words that are there, one after the other.
+
+    What a text encoder makes of a word depends on where it stands at least as much as on the word; alone, and so at
+    the first place, it resembles no word of a prompt. The caller holds the lock of the model.
+
+    Args:
+        reader: whose text encoder is asked.
+        text: a prompt.
+        word: one, or several in a row.
+        num_places: at most so many, spread evenly over the text.
+
+    Returns:
+        (pieces, D), the mean over the places; that of the word alone where the text is empty.
+
+    Raises:
+        RangeError: the word has more pieces than the model reads anywhere in this text.
+    """
+    word = word.strip()
+    spans = [match.span() for match in re.finditer(r"\w+", text)] or [(0, len(text))]
+    chosen = sorted({round(index * (len(spans) - 1) / max(num_places - 1, 1)) for index in range(num_places)})
+    found: list[torch.Tensor] = []
+    for start, end in (spans[index] for index in chosen):
+        there = f"{text[:start]}{word}{text[end:]}"
+        positions = _positions_between(reader, there, start, start + len(word))
+        encoded = reader.encode_prompt(there).tokens[0, list(positions)]
+        # At the end of a long text a word may be cut short.
+        if not found or len(encoded) == len(found[0]):
+            found.append(encoded)
+    if not len(found[0]):
+        raise RangeError(f"{word!r} lies beyond the tokens that this model reads; shorten the prompt.")
+    return torch.stack(found).mean(dim=0)
 
 
 def token_names(reader: Reader, text: str) -> list[str]:
     """Return the tokens of a text as they are spelt, one for each key of the cross-attention."""
-    names: list[str] = reader.components["tokenizer"].convert_ids_to_tokens(_tokenized(reader, text)["input_ids"])
+    names: list[str] = reader.components["tokenizer"].convert_ids_to_tokens(tokenized(reader, text)["input_ids"])
     return names
 
 
+def context_names(moment: PastStep, guidance_pass: str, number: int | None) -> list[str]:
+    """Name the tokens that cross-attention reads: as they are spelt, or by position where they are no words.
+
+    Args:
+        moment: the step.
+        guidance_pass: in which pass.
+        number: of tokens; None where nothing was read.
+    """
+    if "tokenizer" in moment.reader.components:
+        names = token_names(moment.reader, moment.text(guidance_pass))
+        if number in (None, len(names)):
+            return names
+    return [f"token {index}" for index in range(number or 0)]
+
+
 def shuffled_words(reader: Reader, text: str, positions: tuple[int, ...], word: str) -> str:
-    """Return a text with its words in another order, drawn by a fixed seed, and another word at `positions`.
+    """Return a text with its words in another order, drawn by a fixed seed, and at `positions` none that is `word`.
+
+    Without a word any other order will do.
 
     Raises:
         RangeError: there is no such order, because the text has one word or the same everywhere.
@@ -73,11 +158,18 @@ def shuffled_words(reader: Reader, text: str, positions: tuple[int, ...], word: 
         order = torch.randperm(len(words), generator=generator).tolist()
         shuffled = " ".join(words[index] for index in order)
         places: set[int] = set()
-        for match in range(len(re.findall(rf"(?<!\w){re.escape(word.strip())}(?!\w)", shuffled, flags=re.IGNORECASE))):
+        for match in range(len(word_spans(shuffled, word)) if positions else 0):
             places |= set(word_tokens(reader, shuffled, word, match))
         if shuffled != text and not places & set(positions):
             return shuffled
-    raise RangeError(f"The words of {text!r} have no other order without {word!r} at its place, so it has no baseline.")
+    without = f" without {word!r} at its place" if word else ""
+    raise RangeError(f"The words of {text!r} have no other order{without}, so there is no baseline; ask without it.")
+
+
+def picture_size(method: Method, conditioning: Conditioning, latent_shape: Sequence[int]) -> tuple[int, int]:
+    """Return the (height, width) of the picture of a conditioning, whose latents are (..., h, w)."""
+    height, width = latent_shape[-2:]
+    return conditioning.size or (height * method.latent_factor, width * method.latent_factor)
 
 
 def pixel_cell(pixel: tuple[float, float], size: tuple[int, int], grid: tuple[int, int]) -> int:
@@ -144,11 +236,8 @@ def resize_map(values: torch.Tensor, grid: tuple[int, int], *, keep_sum: bool) -
     return resized
 
 
-def _tokenized(reader: Reader, text: str) -> Mapping[str, Any]:
-    """Tokenize a text as `encode_text` does, with the place of every token in it."""
+def tokenized(reader: Reader, text: str) -> Any:
+    """Tokenize a text as `encode_text` does, with the place of every token in it; a transformers `BatchEncoding`."""
     tokenizer, config = reader.components["tokenizer"], reader.components["text_encoder"].config
     max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
-    encoded: Mapping[str, Any] = tokenizer(
-        text, padding="max_length", max_length=max_length, truncation=True, return_offsets_mapping=True
-    )
-    return encoded
+    return tokenizer(text, padding="max_length", max_length=max_length, truncation=True, return_offsets_mapping=True)

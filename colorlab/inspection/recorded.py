@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from colorlab.errors import StateError
 from colorlab.inspection.kept import Kept, map_leaves
-from colorlab.inspection.pipelines import PromptReader, lock_of, prediction_unit
+from colorlab.inspection.pipelines import PromptReader, decode_latents, lock_of, prediction_unit
 from colorlab.inspection.recorder import CallRecorder, FromControl, NetworkCall, RecordedStep, tensors_of
 from colorlab.networks.sites import Site, find_sites, uncompiled
 
@@ -81,10 +82,16 @@ class RecordedMoment:
         return prediction_unit(self.recorder.pipe.scheduler)
 
     @property
-    def origin(self) -> dict[str, Any]:
-        """Where the pipeline was loaded from, or its class; its weights are not hashed."""
-        pipe = self.recorder.pipe
-        return {"model": getattr(pipe.config, "_name_or_path", None) or type(pipe).__name__, "weights": ""}
+    def clean(self) -> torch.Tensor:
+        """Clean latents (1, C, h, w) of the scheduler after the step; StateError where it does not tell them."""
+        if self.record.clean is None:
+            raise StateError(f"Step {self.record.step_index} has no clean picture: {self.record.clean_source}.")
+        return self.record.clean[self.sample_row : self.sample_row + 1]
+
+    def picture(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode clean latents (1, C, h, w) by the pipeline's autoencoder."""
+        with self.lock:
+            return decode_latents(self.recorder.pipe, latents)
 
     def predict(self, watch: AbstractContextManager[Any]) -> dict[str, torch.Tensor]:
         """Repeat the calls of the control networks, if any, and that of the UNet."""

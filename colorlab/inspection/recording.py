@@ -20,8 +20,9 @@ from torch import nn
 
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
+from colorlab.images import to_uint8
 from colorlab.inspection.image_tokens import image_attention
-from colorlab.inspection.pipelines import check_passes_known, decode_latents, lock_of
+from colorlab.inspection.pipelines import check_passes_known
 from colorlab.inspection.recorded import RecordedMoment, recorded_latents
 from colorlab.inspection.recorder import CallRecorder, RecordedStep
 from colorlab.networks.sites import find_sites
@@ -58,10 +59,11 @@ def record(pipe: Any, *, guidance_passes: Sequence[str] | None = None, max_bytes
 class Recording(Queries):
     """One recorded call. A step is one call of the UNet: solvers that ask twice for a timestep have two.
 
-    Questions are those of a `Run`: `attention`, `features`, `guidance`, `trajectory`; besides `image_attention` and
-    `preview`. Of several pictures made at once the first is shown; `of_picture` turns to another one. Made by
-    `colorlab.record`; a second call within the context takes the place of the first. It holds the pipeline, and the
-    answers are right as long as that is left as it was: another adapter, another scale, and the replay is refused.
+    Questions are those of a `Run`: `attention`, `features`, `guidance`, `prediction`, `trajectory`, `settled`; besides
+    `image_attention`. What needs edits or samples anew (`effect`, `study`) is for runs alone. Of several pictures made
+    at once the first is shown; `of_picture` turns to another one. Made by `colorlab.record`; a second call within the
+    context takes the place of the first. It holds the pipeline, and the answers are right as long as that is left as it
+    was: another adapter, another scale, and the replay is refused.
 
     Args:
         pipe: see `record`.
@@ -102,9 +104,14 @@ class Recording(Queries):
     # What was recorded.
 
     @property
-    def steps(self) -> tuple[RecordedStep, ...]:
+    def records(self) -> tuple[RecordedStep, ...]:
         """The calls of the UNet, with their predictions by guidance pass."""
         return tuple(self._recorder.steps)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where the pipeline was loaded from, or its class; its weights are not hashed."""
+        return {"model": getattr(self.pipe.config, "_name_or_path", None) or type(self.pipe).__name__, "weights": ""}
 
     @property
     def num_steps(self) -> int:
@@ -169,7 +176,7 @@ class Recording(Queries):
         self,
         step: int,
         *,
-        token: int | None = None,
+        token: int | Sequence[int] | None = None,
         pixel: tuple[float, float] | None = None,
         adapter: int = 0,
         site: str | None = None,
@@ -205,7 +212,4 @@ class Recording(Queries):
             StateError: the step was not recorded, the scheduler does not tell, or there is no autoencoder.
         """
         moment = self.moment(max(0, self.num_steps - 1) if step is None else step)
-        if moment.record.clean is None:
-            raise StateError(f"Step {moment.record.step_index} has no preview: {moment.record.clean_source}.")
-        with lock_of(self._recorder.network):
-            return decode_latents(self.pipe, moment.record.clean[self.picture : self.picture + 1])
+        return to_uint8(moment.picture(moment.clean))

@@ -7,8 +7,8 @@
 | `refused` | further off: what would be read is not what made the picture |
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
@@ -17,12 +17,13 @@ from torch import nn
 
 from colorlab.errors import StateError
 from colorlab.inspection.moments import Askable, PastStep, Predicted, Recorded
+from colorlab.inspection.places import picture_size, text_of_pass
 from colorlab.methods.base import Method
-from colorlab.networks.environment import Environment, environment_of
+from colorlab.networks.environment import Environment, eagerly, environment_of
 from colorlab.networks.probe import Probe, Reading
 from colorlab.networks.sites import Site, find_sites
 from colorlab.runs.run import Run
-from colorlab.runs.segments import Segment, predict_step
+from colorlab.runs.segments import Segment, decode_picture, predict_step
 from colorlab.sampling.records import StepRecord
 from colorlab.sampling.state import State
 
@@ -124,9 +125,7 @@ class Moment:
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the picture that was given, else of the one that comes out."""
-        height, width = self.state.latents.shape[-2:]
-        factor = self.method.latent_factor
-        return self.segment.conditioning.size or (height * factor, width * factor)
+        return picture_size(self.method, self.segment.conditioning, self.state.latents.shape)
 
     @property
     def prediction_unit(self) -> str:
@@ -134,25 +133,21 @@ class Moment:
         return "noise standard deviations"
 
     @property
-    def origin(self) -> dict[str, Any]:
-        """Name of the model and hash of its weights."""
-        return {"model": self.method.model_name, "weights": self.method.weights_hash}
+    def clean(self) -> torch.Tensor:
+        """Clean latents (1, C, h, w) that the guided prediction implies."""
+        return self.record.pred_original_sample
+
+    def picture(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode and finish clean latents (1, C, h, w) as the picture itself, without rounding to 8 bits."""
+        return decode_picture(self.method, self.segment, latents)
 
     def predict(self, watch: AbstractContextManager[Any]) -> dict[str, torch.Tensor]:
         """Ask the networks once more through the method's own `predict`, under the same edits."""
-        with watch:
-            return predict_step(self.method, self.segment, self.state)
+        return predict_step(self.method, self.segment, self.state, watch=watch)
 
     def text(self, guidance_pass: str) -> str:
-        """Return the prompt of a guidance pass.
-
-        Raises:
-            StateError: the method has no text encoder.
-        """
-        if "tokenizer" not in self.method.components:
-            raise StateError(f"{self.method.name} reads no words; ask about a pixel or a region instead.")
-        conditioning = self.segment.conditioning
-        return conditioning.negative_prompt if guidance_pass == "uncond" else conditioning.prompt
+        """Return the prompt of a guidance pass; StateError if the method has no text encoder."""
+        return text_of_pass(self.method, self.segment.conditioning, guidance_pass)
 
     def with_text(self, guidance_pass: str, text: str) -> "Moment":
         """Return this moment under another prompt in one guidance pass, encoded."""
@@ -234,7 +229,7 @@ def replay_step(
     Returns:
         Readings and verdict; no readings when refused.
     """
-    with moment.lock, _eagerly():
+    with moment.lock, eagerly():
         readings, predictions = watch_call(
             moment, sites, wanted_passes=wanted_passes, device=device, max_bytes=max_bytes
         )
@@ -309,15 +304,3 @@ def judge(record: Predicted, predictions: Mapping[str, torch.Tensor], environmen
     # Written so that NaN, which compares false with everything, is refused.
     is_close = difference <= (TOLERANCE_HALF if is_half else TOLERANCE)
     return Verdict("close" if is_close else "refused", difference, reasons)
-
-
-@contextmanager
-def _eagerly() -> Iterator[None]:
-    """Call compiled modules uncompiled within."""
-    # Older torch has no switch; there the replay of a compiled network reads nothing, and says so.
-    set_stance = getattr(torch.compiler, "set_stance", None)
-    if set_stance is None:
-        yield
-        return
-    with set_stance("force_eager"):
-        yield

@@ -1,19 +1,32 @@
 """What a mechanism is: one idea of one paper, with a phase, parameters, a switch, and a way to explain itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
 from colorlab.errors import RangeError
 from colorlab.exhibits import Exhibit
+from colorlab.networks.patching import Patch
+from colorlab.networks.sites import Site, SiteKind, find_sites
 from colorlab.sampling.records import StepRecord
 from colorlab.settings import Settings
 
-__all__ = ["NO_PROBE", "PHASES", "SWITCH", "Call", "Mechanism", "MechanismInForce", "Parameter", "Phase", "Value"]
+__all__ = [
+    "NO_PROBE",
+    "PHASES",
+    "SWITCH",
+    "Call",
+    "Mechanism",
+    "MechanismInForce",
+    "Parameter",
+    "Phase",
+    "UpcomingCall",
+    "Value",
+]
 
 Phase = Literal["prepare", "predict", "guide", "decode", "train", "tune"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -94,6 +107,31 @@ class Call:
     decode: Callable[[torch.Tensor, Settings], torch.Tensor] | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, eq=False)
+class UpcomingCall:
+    """The prediction of a step that is about to be made, as those see it who may patch the denoising network for it.
+
+    Args:
+        network: the denoising network.
+        settings: what is in force.
+        prepared: the encoded conditioning, of the method's own class.
+        guidance_passes: names of the passes, in batch order.
+        latent_shape: (C, h, w).
+        step_index: of the step.
+    """
+
+    network: torch.nn.Module
+    settings: Settings
+    prepared: Any
+    guidance_passes: tuple[str, ...]
+    latent_shape: tuple[int, int, int]
+    step_index: int
+
+    def sites(self, glob: str = "*", kind: SiteKind | Sequence[SiteKind] | None = None) -> tuple[Site, ...]:
+        """Return the sites of the network that fit; see `colorlab.networks.sites.find_sites`."""
+        return find_sites(self.network, self.latent_shape, glob=glob, kind=kind)
+
+
 @dataclass(frozen=True)
 class MechanismInForce:
     """A mechanism as it stands under some settings.
@@ -150,6 +188,14 @@ class Mechanism(ABC):
     def state(self, settings: Settings) -> MechanismInForce:
         """Return phase, switch, parameters and words for a panel."""
         return MechanismInForce(self.phase, self.is_on(settings), self.in_force(settings), self.doc)
+
+    def patches(self, call: UpcomingCall) -> Sequence[Patch]:
+        """Return how the denoising network is changed inside for one prediction; nothing by default.
+
+        Only mechanisms of the phase `predict` that are on are asked. All patches of a prediction are installed
+        together: those of the mechanisms in the order of the method, then those of a branch's edits.
+        """
+        return ()
 
     @abstractmethod
     def explain(self, call: Call, probe: Mapping[str, torch.Tensor] = NO_PROBE) -> dict[str, Exhibit]:

@@ -1,6 +1,8 @@
 """Environment: what, beside the inputs, decides the last bits of a prediction."""
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,7 +11,7 @@ from torch import nn
 
 from colorlab.networks.sites import uncompiled
 
-__all__ = ["Environment", "environment_of", "weight_bytes"]
+__all__ = ["Environment", "eagerly", "environment_of", "is_compiled", "weight_bytes"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,6 @@ def environment_of(network: nn.Module) -> Environment:
     """Return the environment in which a denoising network computes now; cheap enough for every step."""
     plain: Any = uncompiled(network)
     weight: torch.Tensor = plain.conv_in.weight
-    # A compiled call is kept under this name by nn.Module.compile, which wraps nothing.
-    is_compiled = plain is not network or getattr(plain, "_compiled_call_impl", None) is not None
     is_channels_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     return Environment(
         torch=torch.__version__,
@@ -65,7 +65,7 @@ def environment_of(network: nn.Module) -> Environment:
         memory_format="channels_last" if is_channels_last else "contiguous",
         attention=" ".join((*_processor_names(plain), *_fused_kernels())),
         matmul_precision=torch.get_float32_matmul_precision(),
-        is_compiled=is_compiled,
+        is_compiled=is_compiled(network),
     )
 
 
@@ -73,6 +73,25 @@ def weight_bytes(network: nn.Module) -> int:
     """Return the bytes of one number of a denoising network."""
     plain: Any = uncompiled(network)
     return int(plain.conv_in.weight.element_size())
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Return whether `torch.compile` rewrote a network."""
+    plain = uncompiled(network)
+    # A compiled call is kept under this name by nn.Module.compile, which wraps nothing.
+    return plain is not network or getattr(plain, "_compiled_call_impl", None) is not None
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Call compiled modules uncompiled within, since hooks of a compiled module are never called."""
+    # Older torch has no switch; there the replay of a compiled network reads nothing, and says so.
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    if set_stance is None:
+        yield
+        return
+    with set_stance("force_eager"):
+        yield
 
 
 def _processor_names(network: nn.Module) -> list[str]:

@@ -23,8 +23,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from colorlab.errors import RangeError, ShapeError
+from colorlab.errors import RangeError, ShapeError, StateError
 from colorlab.networks.attention import MatrixChange, OpenAttention, check_plain_attention
+from colorlab.networks.environment import eagerly, is_compiled
 from colorlab.networks.passes import PassRows, check_passes, submodule
 from colorlab.networks.sites import uncompiled
 
@@ -105,8 +106,8 @@ def patched(
     after the outer ones. Whoever shares the network with other threads holds its lock.
 
     Args:
-        network: a UNet or control network, not compiled, or what `torch.compile` returned for one that is then called
-            eagerly (see `colorlab.inspection.replay`): hooks of compiled modules are never called.
+        network: a UNet or control network; a compiled one is called eagerly within, since hooks of compiled modules
+            are never called.
         patches: in order; those that are not active at this step do nothing.
         guidance_passes: of the step, in batch order.
         step_index: of the step.
@@ -114,14 +115,18 @@ def patched(
 
     Raises:
         RangeError: a site or pass does not exist, or a site does not have the place.
-        StateError: an attention layer does not compute plain attention.
+        StateError: an attention layer does not compute plain attention, or this torch is too old to call a compiled
+            network eagerly.
         ShapeError: a patch function returned another shape (raised by the call of the network).
     """
+    if is_compiled(network) and not hasattr(torch.compiler, "set_stance"):
+        raise StateError("Patches need an uncompiled network, or torch 2.6; load the model without compiling it.")
     network = uncompiled(network)
     check_passes([patch.guidance_pass for patch in patches if patch.guidance_pass is not None], guidance_passes)
     targets = [(patch, _target(network, patch)) for patch in patches]
     active = [(patch, target) for patch, target in targets if patch.is_active(step_index)]
     with ExitStack() as stack:
+        stack.enter_context(eagerly())
         rows = stack.enter_context(PassRows(network, guidance_passes, num_samples=num_samples))
         for patch, target in active:
             if patch.place not in _MATRICES:

@@ -15,9 +15,10 @@ from colorlab.images import to_uint8
 from colorlab.mechanisms.base import Call, MechanismInForce, Phase
 from colorlab.methods.base import Method
 from colorlab.runs.cost import Cost, CostMeter
+from colorlab.runs.edits import Edit
 from colorlab.runs.pictures import PictureShelf
-from colorlab.runs.queries import Queries
-from colorlab.runs.segments import Edit, Segment, check_continues, initial_state, make_segment, take_step, timesteps_of
+from colorlab.runs.queries import RunQueries
+from colorlab.runs.segments import Segment, check_continues, initial_state, make_segment, take_step, timesteps_of
 from colorlab.runs.shortcuts import Shortcuts, apply_shortcuts
 from colorlab.runs.tree import Tree
 from colorlab.sampling.records import StepRecord
@@ -27,7 +28,7 @@ from colorlab.settings import Settings
 __all__ = ["Run"]
 
 
-class Run(Queries):
+class Run(RunQueries):
     """One path of states for one picture.
 
     `for state in run` takes one step at a time and may be left at any moment; it goes on where the run stands. What has
@@ -81,8 +82,8 @@ class Run(Queries):
     ) -> "Run":
         """Encode the conditioning and return a run at step 0; nothing is sampled yet."""
         meter = CostMeter(method)
-        segment = make_segment(method, 0, conditioning, settings, meter=meter)
         tree = Tree() if tree is None else tree
+        segment = make_segment(method, 0, conditioning, settings, tree=tree, meter=meter)
         initial = initial_state(method, segment, sample_index=sample_index)
         run = cls(method, [segment], initial, tree=tree, sample_index=sample_index, meter=meter)
         tree.add(run, name=name)
@@ -240,7 +241,7 @@ class Run(Queries):
             settings = old.settings if settings is None else settings
             conditioning, settings = apply_shortcuts(conditioning, settings, **shortcuts)
             edits = old.edits if edits is None else tuple(edits)
-            new = make_segment(self.method, step, conditioning, settings, edits=edits, meter=meter)
+            new = make_segment(self.method, step, conditioning, settings, edits=edits, tree=self.tree, meter=meter)
             segments = (*(segment for segment in self.segments if segment.first_step < step), new)
             initial = self._initial_of(new) if step == 0 else self._initial
             if step > 0:

@@ -1,9 +1,9 @@
 """Segment: a stretch of a run under one Conditioning, one Settings and one tuple of edits."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
 
@@ -11,7 +11,10 @@ from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError, StateError
 from colorlab.methods.base import Method, Prepared
 from colorlab.networks.environment import environment_of
+from colorlab.networks.patching import Patch, patched
 from colorlab.runs.cost import CostMeter
+from colorlab.runs.edits import Edit, EditCall, check_edits, entering_latents, step_patches
+from colorlab.runs.tree import Tree
 from colorlab.sampling.loop import first_state, sample_step
 from colorlab.sampling.noise import initial_noise
 from colorlab.sampling.records import StepRecord
@@ -23,22 +26,16 @@ from colorlab.settings import Settings
 __all__ = [
     "Edit",
     "Segment",
+    "ask_networks",
     "check_continues",
+    "decode_picture",
+    "enter_step",
     "initial_state",
     "make_segment",
     "predict_step",
     "take_step",
     "timesteps_of",
 ]
-
-
-@runtime_checkable
-class Edit(Protocol):
-    """A user's intervention on the inside of the networks, carried by a branch."""
-
-    def applied(self, method: Method, step_index: int) -> AbstractContextManager[None]:
-        """Change the networks for the prediction of one step, and restore them on the way out, whatever happens."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +84,13 @@ def take_step(
 
     The caller holds the lock of the method.
     """
-    settings, environment = segment.settings, environment_of(method.unet)
+    settings = segment.settings
     with torch.no_grad():
+        call, entering, patches = enter_step(method, segment, state)
+        environment = environment_of(method.unet)
         following, record = sample_step(
-            state,
-            predict=lambda latents, timestep: predict_step(method, segment, state),
+            entering,
+            predict=lambda latents, timestep: ask_networks(call, patches, latents, timestep),
             guide=lambda predictions: method.guide(predictions, settings),
             solver=find_solver(settings.solver),
             schedule=method.schedule,
@@ -100,21 +99,41 @@ def take_step(
             seed=settings.seed,
             sample_index=sample_index,
         )
+    if patches:
+        # Hooks of compiled modules are never called, so that a patched network computes uncompiled.
+        environment = replace(environment, is_compiled=False)
     return replace(record, environment=environment), following
 
 
-def predict_step(method: Method, segment: Segment, state: State) -> dict[str, torch.Tensor]:
-    """Ask the networks about a state, edits applied: the one call that a step makes and that a replay repeats.
+def predict_step(
+    method: Method, segment: Segment, state: State, *, watch: AbstractContextManager[Any] | None = None
+) -> dict[str, torch.Tensor]:
+    """Ask the networks about a state, mechanisms and edits applied: the call that a step makes and a replay repeats.
 
     The caller holds the lock of the method.
+
+    Args:
+        method: the loaded model.
+        segment: what is in force.
+        state: before the step, as the run recorded it; edits of the latents are applied here.
+        watch: entered around the one call of the networks alone, after every patch is installed: hooks that it adds
+            see what the networks really compute.
 
     Raises:
         StateError: no step comes after the state.
     """
     if state.timestep is None:
         raise StateError("All steps are done, so there is nothing left to predict; go back to an earlier state.")
-    with _edited(segment.edits, method, state.step_index), torch.no_grad():
-        return method.predict(segment.prepared, state.latents, state.timestep, segment.settings)
+    with torch.no_grad():
+        call, entering, patches = enter_step(method, segment, state)
+        return ask_networks(call, patches, entering.latents, state.timestep, watch)
+
+
+def decode_picture(method: Method, segment: Segment, latents: torch.Tensor) -> torch.Tensor:
+    """Decode and finish clean latents (1, C, h, w) as the picture itself, (1, 3, H, W), without rounding to 8 bits."""
+    with method.lock, torch.no_grad():
+        decoded = method.decode(latents, segment.prepared, segment.settings)
+        return method.finish_image(decoded, segment.conditioning, segment.settings)
 
 
 def make_segment(
@@ -123,14 +142,21 @@ def make_segment(
     conditioning: Conditioning,
     settings: Settings,
     *,
-    edits: tuple[Edit, ...] = (),
+    edits: Sequence[Edit] = (),
+    tree: Tree,
     meter: CostMeter,
 ) -> Segment:
-    """Encode a conditioning, and tell the user what of it does not reach the model."""
+    """Encode a conditioning, check the edits, and tell the user what of it does not reach the model.
+
+    Raises:
+        RangeError: an edit names what does not exist.
+        StateError: an edit needs what is not there yet.
+    """
     with meter.measure("prepare"), torch.no_grad():
         prepared = method.prepare(conditioning, settings)
+        check_edits(edits, EditCall.of(method, conditioning, settings, prepared, first_step), tree)
     method.warn(prepared.notes)
-    return Segment(first_step, conditioning, settings, prepared, edits)
+    return Segment(first_step, conditioning, settings, prepared, tuple(edits))
 
 
 def check_continues(method: Method, step: int, old: Segment, new: Segment) -> None:
@@ -156,10 +182,35 @@ def check_continues(method: Method, step: int, old: Segment, new: Segment) -> No
         )
 
 
-@contextmanager
-def _edited(edits: Sequence[Edit], method: Method, step_index: int) -> Iterator[None]:
-    """Apply edits in order for one prediction."""
-    with ExitStack() as stack:
-        for edit in edits:
-            stack.enter_context(edit.applied(method, step_index))
-        yield
+def enter_step(method: Method, segment: Segment, state: State) -> tuple[EditCall, State, list[Patch]]:
+    """Return the call of a step, the state that enters it, and every patch of the denoising network, in order.
+
+    The caller holds the lock of the method. The state may hold several pictures of one conditioning.
+    """
+    call = EditCall.of(method, segment.conditioning, segment.settings, segment.prepared, state.step_index)
+    latents = entering_latents(segment.edits, state.latents, call)
+    entering = state if latents is state.latents else replace(state, latents=latents)
+    return call, entering, step_patches(segment.edits, call)
+
+
+def ask_networks(
+    call: EditCall,
+    patches: Sequence[Patch],
+    latents: torch.Tensor,
+    timestep: int | float,
+    watch: AbstractContextManager[Any] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Ask the networks once under patches; arguments as `enter_step` returns them, `watch` as in `predict_step`."""
+    installed: AbstractContextManager[None] = nullcontext()
+    # Without patches nothing at all is installed.
+    if patches:
+        installed = patched(
+            call.network,
+            patches,
+            guidance_passes=call.guidance_passes,
+            step_index=call.step_index,
+            num_samples=len(latents),
+        )
+    # Not `watch or ...`: a probe that has read nothing yet is an empty mapping.
+    with installed, nullcontext() if watch is None else watch:
+        return call.method.predict(call.prepared, latents, timestep, call.settings)

@@ -24,6 +24,8 @@ from tiny_pipelines import (
 import colorlab
 from colorlab.errors import RangeError, StateError
 from colorlab.images import to_uint8
+from colorlab.inspection.places import template_tokens
+from colorlab.inspection.replay import replay_step
 from colorlab.networks.sites import uncompiled
 from colorlab.runs.queries import Queries
 
@@ -141,14 +143,16 @@ def test_pictures_that_are_not_looked_at_are_a_named_error():
         recording.image_attention(0, token=0)
     more = change(pipe, "ip_adapter")
     recording, _ = recorded(pipe, **more)
-    with pytest.raises(RangeError, match="image tokens 0 to 3"):
+    with pytest.raises(RangeError, match="reads tokens 0 to 3"):
         recording.image_attention(0, token=4)
     with pytest.raises(StateError, match="number 1"):
         recording.image_attention(0, token=0, adapter=1)
     with pytest.raises(RangeError, match="one of token and pixel"):
         recording.image_attention(0)
-    with pytest.raises(RangeError, match="no null baseline"):
-        recording.image_attention(0, token=0, baseline=True)
+    both = recording.image_attention(0, token=[0, 3], site=CROSS, baseline=True)
+    alone = [recording.image_attention(0, token=token, site=CROSS).array for token in range(4)]
+    assert np.allclose(both.array, alone[0] + alone[3], atol=1e-6)
+    assert np.allclose(both.baseline, alone[1] + alone[2], atol=1e-6)
     for layer in pipe.unet.attn_processors.values():
         if hasattr(layer, "scale"):
             layer.scale = [0.0]
@@ -326,7 +330,7 @@ def test_several_pictures_of_several_prompts():
 
 def test_without_guidance_there_is_one_pass():
     recording, _ = recorded(tiny_pipeline("StableDiffusion"), guidance_scale=1.0)
-    assert tuple(recording.steps[0].predictions) == ("cond",)
+    assert tuple(recording.records[0].predictions) == ("cond",)
     assert recording.attention(0, word="car").verdict == "exact"
     with pytest.raises(RangeError, match="no guidance pass 'uncond'; this call has cond"):
         recording.attention(0, word="car", guidance_pass="uncond")
@@ -343,7 +347,7 @@ def test_guidance_may_end_in_the_middle():
 
     more = {"callback_on_step_end": end, "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
     recording, _ = recorded(tiny_pipeline("StableDiffusion"), **more)
-    assert [len(step.predictions) for step in recording.steps] == [2, 2, 1, 1]
+    assert [len(step.predictions) for step in recording.records] == [2, 2, 1, 1]
     assert {recording.attention(step, word="car").verdict for step in range(4)} == {"exact"}
 
 
@@ -407,11 +411,9 @@ def test_words_that_are_not_in_the_prompt(name, variant):
     # softmax over the old keys and 4 new ones: p_new = e^s_new / (1 + sum e^s_new) with s relative to log sum e^s_old
     layer, moment = uncompiled(pipe.unet).get_submodule(CROSS), recording.moment(2)
     with torch.no_grad():
-        tokens = pipe.encode_prompt(
-            prompt="teal", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        new = layer.to_k(tokens[0][0, 1:5]).double().unflatten(-1, (layer.heads, -1)).transpose(0, 1)
-        replayed = colorlab.inspection.replay.replay_step(moment, [s for s in moment.sites if s.path == CROSS])
+        tokens = template_tokens(moment.reader, PROMPT, "teal")
+        new = layer.to_k(tokens).double().unflatten(-1, (layer.heads, -1)).transpose(0, 1)
+    replayed = replay_step(moment, [site for site in moment.sites if site.path == CROSS])
     reading = replayed.readings[CROSS, "cond"]
     q, k = reading.q[0].double(), torch.cat([reading.k[0].double(), new], dim=1)
     expected = (q @ k.transpose(-1, -2) * reading.scale).softmax(dim=-1)[..., -4:].sum(dim=-1).mean(dim=0)
@@ -437,11 +439,11 @@ def test_calls_without_one_text_have_no_words():
     given = {"prompt_embeds": embeds[0], "negative_prompt_embeds": embeds[1]}
     recording, pictures = recorded(pipe, prompt=None, negative_prompt=None, **given)
     assert torch.equal(pictures, call(pipe))
-    with pytest.raises(StateError, match=r"given embeddings.*pass prompt="):
+    with pytest.raises(StateError, match="no words: the pipeline was given embeddings"):
         recording.attention(0, word="car")
-    assert recording.attention(0, pixel=(3, 3)).verdict == "exact"
+    assert recording.attention(0, pixel=(3, 3), site=CROSS).provenance["token_names"][:2] == ["token 0", "token 1"]
     recording, _ = recorded(tiny_pipeline("StableDiffusionXL"), prompt_2="a blue house")
-    with pytest.raises(StateError, match="two text encoders read different texts"):
+    with pytest.raises(StateError, match="two text encoders read different texts, because of prompt_2"):
         recording.attention(0, word="car")
 
 
@@ -462,7 +464,7 @@ def test_guidance_and_trajectory_are_those_of_the_call():
     assert path.array.shape == (2, 5)
     assert path.provenance["run"] == "call of StableDiffusionPipeline"
     # DDIM leads the difference of the passes, times scale and coefficients, into the latents: its direction is theirs.
-    predictions = recording.steps[2].predictions
+    predictions = recording.records[2].predictions
     expected = (predictions["cond"] - predictions["uncond"])[0].norm(dim=0)
     found = recording.guidance(2)
     assert np.array_equal(found.array, expected.numpy())
@@ -500,13 +502,13 @@ def test_previews_from_the_prediction_and_none():
     pndm = diffusers.PNDMScheduler(skip_prk_steps=True, **arguments)
     solved, _ = recorded(tiny_pipeline("StableDiffusion", scheduler=pndm))
     assert solved.num_steps == 5
-    assert (told.steps[0].clean_source, solved.steps[0].clean_source) == (
+    assert (told.records[0].clean_source, solved.records[0].clean_source) == (
         "as DDIMScheduler tells them",
         "from the v_prediction that PNDMScheduler was given",
     )
     # Equal latents at the first step, and so an equal clean picture, by whatever formula.
-    assert told.steps[0].timestep == solved.steps[0].timestep
-    assert torch.allclose(told.steps[0].clean, solved.steps[0].clean, atol=1e-5)
+    assert told.records[0].timestep == solved.records[0].timestep
+    assert torch.allclose(told.records[0].clean, solved.records[0].clean, atol=1e-5)
     assert told.guidance(0).unit == "units of v_prediction"
     silent, _ = recorded(tiny_pipeline("StableDiffusion", scheduler=diffusers.IPNDMScheduler()))
     with pytest.raises(StateError, match="IPNDMScheduler does not tell"):
@@ -527,8 +529,10 @@ def test_every_query_of_a_run_has_an_answer():
     recording, _ = recorded(tiny_pipeline("StableDiffusion"))
     asked = {
         "attention": lambda: recording.attention(0, word="car"),
-        "features": lambda: recording.features(0, "mid_block"),
-        "guidance": lambda: recording.guidance(0),
+        "features": lambda: recording.features(0, "mid_block", baseline=True),
+        "guidance": lambda: recording.guidance(0, baseline=True),
+        "prediction": lambda: recording.prediction(0),
+        "settled": lambda: recording.settled(baseline=True),
         "trajectory": lambda: recording.trajectory(),
     }
     assert set(asked) == {name for name in vars(Queries) if not name.startswith("_")}

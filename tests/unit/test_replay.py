@@ -2,7 +2,6 @@
 
 import time
 import warnings
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,7 @@ from colorlab.inspection.replay import judge, moment_of, replay_step, run_sites
 from colorlab.inspection.shelf import ReplayShelf, shelf_of
 from colorlab.methods.text_to_image import TextToImage
 from colorlab.networks.environment import environment_of
-from colorlab.networks.patching import Patch, patched
+from colorlab.networks.patching import Patch
 
 SITE = "mid_block.attentions.0.transformer_blocks.0.attn2"
 CASES = [
@@ -75,21 +74,21 @@ def test_after_a_rewind_and_on_branches(run):
 class Silence:
     """An edit that takes the values out of one cross-attention in one pass."""
 
-    def __init__(self, passes):
-        self.passes = passes
+    def check(self, call, tree):
+        assert call.step_index == 1
 
-    @contextmanager
-    def applied(self, method, step_index):
-        def zero(values, call):
+    def enter(self, latents, call):
+        return latents
+
+    def patches(self, call):
+        def zero(values, where):
             return torch.zeros_like(values)
 
-        patch = Patch(SITE, "v", zero, guidance_pass="cond", steps=range(1, 3))
-        with patched(method.unet, [patch], guidance_passes=self.passes, step_index=step_index):
-            yield
+        return [Patch(SITE, "v", zero, guidance_pass="cond", steps=range(1, 3))]
 
 
 def test_a_branch_with_edits_replays_under_its_edits(run):
-    branch = run.branch(step=1, edits=[Silence(("uncond", "cond"))]).finish(progress=False)
+    branch = run.branch(step=1, edits=[Silence()]).finish(progress=False)
     assert not branch.states[2].equals(run.states[2])
     for step in range(4):
         assert replay_step(moment_of(branch, step), attention_sites(run)).verdict.name == "exact"

@@ -1,7 +1,6 @@
 """Runs: stepping, looking back, rewinding, branching, interrupting, sharing a model."""
 
 import threading
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -9,9 +8,12 @@ import torch
 from tiny import tiny_colorizer, tiny_picture
 
 from colorlab.errors import RangeError, StateError
+from colorlab.networks.patching import Patch
 from colorlab.runs import run as runs_run
+from colorlab.runs.edits import Edit
 from colorlab.runs.pictures import PictureShelf
-from colorlab.runs.segments import Edit, take_step
+from colorlab.runs.segments import take_step
+from colorlab.runs.tree import Tree
 
 CASES = [
     {"solver": "ddim"},
@@ -298,21 +300,20 @@ def test_two_threads_on_one_run_do_not_take_a_step_twice(run):
 
 
 class ScaleConvIn:
-    """An edit for the tests: scale the first convolution from one step on."""
+    """An edit for the tests: scale what the first convolution gives from one step on."""
 
     def __init__(self, factor, first_step=0):
         self.factor, self.first_step = factor, first_step
 
-    @contextmanager
-    def applied(self, method, step_index):
-        weight = method.unet.conv_in.weight
-        kept = weight.detach().clone()
-        if step_index >= self.first_step:
-            weight.data.mul_(self.factor)
-        try:
-            yield
-        finally:
-            weight.data.copy_(kept)
+    def check(self, call, tree):
+        assert isinstance(tree, Tree)
+
+    def enter(self, latents, call):
+        return latents
+
+    def patches(self, call):
+        steps = range(self.first_step, call.settings.num_inference_steps)
+        return [Patch("conv_in", "output", lambda features, where: features * self.factor, steps=steps)]
 
 
 def test_an_edit_acts_within_its_branch_alone_and_is_inherited(run):

@@ -1,0 +1,148 @@
+"""The drawings of exhibits, one for each kind; importing this module registers them."""
+
+import math
+import textwrap
+
+import numpy as np
+
+from colorlab.errors import ShapeError
+from colorlab.exhibits import Exhibit, register_drawing
+from colorlab.plotting.figures import (
+    CELL_PX,
+    LabFigure,
+    grid_of_cells,
+    plot_curves,
+    plot_heatmap,
+    plot_images,
+    show_map,
+    show_picture,
+    value_range,
+)
+
+__all__ = ["draw_curves", "draw_difference", "draw_gallery", "draw_heatmap", "draw_image", "draw_ranking"]
+
+_NUM_BARS = 20
+_SIGNED_COLORS = "RdBu_r"
+
+
+@register_drawing("heatmap")
+def draw_heatmap(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit of two axes as a map, beside its null baseline on the same scale if it has one."""
+    _require_axes(exhibit, 2)
+    limits = value_range(exhibit.array)
+    if exhibit.baseline is None:
+        figure = plot_heatmap(exhibit.array, unit=exhibit.unit, limits=limits)
+    else:
+        limits = value_range(np.stack([exhibit.array, exhibit.baseline]))
+        height, width = exhibit.array.shape
+        figure, cells = grid_of_cells(2, 2, 2 * CELL_PX, aspect=height / width)
+        for cell, values, name in zip(
+            cells, (exhibit.array, exhibit.baseline), ("found", "null baseline"), strict=True
+        ):
+            drawn = show_map(cell, values, limits, name)
+        figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("gallery")
+def draw_gallery(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit of two axes after the pictures that it was computed from, its null baseline last."""
+    _require_axes(exhibit, 2)
+    maps = {"map": exhibit.array} | ({} if exhibit.baseline is None else {"null baseline": exhibit.baseline})
+    height, width = exhibit.array.shape
+    number = len(exhibit.pictures) + len(maps)
+    columns = number if number <= 6 else math.ceil(math.sqrt(number))
+    figure, cells = grid_of_cells(number, columns, CELL_PX, aspect=height / width)
+    for cell, (title, picture) in zip(cells, exhibit.pictures.items(), strict=False):
+        show_picture(cell, picture)
+        cell.set_title(title, fontsize=9)
+    limits = value_range(np.stack(list(maps.values())))
+    for cell, (title, values) in zip(cells[-len(maps) :], maps.items(), strict=True):
+        drawn = show_map(cell, values, limits, title)
+    figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046, shrink=0.6)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("difference")
+def draw_difference(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit of signed values as a map, one for each label if it has three axes; white is no difference."""
+    if exhibit.array.ndim != 2:
+        _require_axes(exhibit, 3)
+    maps = exhibit.array if exhibit.array.ndim == 3 else exhibit.array[None]
+    titles = list(exhibit.provenance.get("labels", ())) if exhibit.array.ndim == 3 else [""]
+    columns = len(maps) if len(maps) <= 4 else math.ceil(math.sqrt(len(maps)))
+    cell_px = 2 * CELL_PX if len(maps) == 1 else CELL_PX
+    figure, cells = grid_of_cells(len(maps), columns, cell_px, aspect=maps.shape[1] / maps.shape[2])
+    finite = np.abs(maps[np.isfinite(maps)])
+    largest = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    for index, (cell, values) in enumerate(zip(cells, maps, strict=True)):
+        title = str(titles[index]) if index < len(titles) else f"{exhibit.axes[0]} {index}"
+        drawn = show_map(cell, values, (-largest, largest), title, colors=_SIGNED_COLORS)
+    figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("ranking")
+def draw_ranking(exhibit: Exhibit) -> LabFigure:
+    """Draw the first twenty values of an exhibit of one axis as bars, with the labels of its provenance."""
+    _require_axes(exhibit, 1)
+    values = exhibit.array[:_NUM_BARS]
+    labels = list(exhibit.provenance.get("labels", range(len(values))))[: len(values)]
+    figure = LabFigure(figsize=(7.2, 0.9 + 0.22 * max(len(values), 4)))
+    axes = figure.add_subplot()
+    axes.barh(range(len(values)), values, color="tab:blue", label="found")
+    if exhibit.baseline is not None:
+        axes.plot(exhibit.baseline[:_NUM_BARS], range(len(values)), "|", color="black", label="null baseline")
+        axes.legend(fontsize=7, frameon=False)
+    axes.set_yticks(range(len(values)), [str(label) for label in labels], fontsize=7)
+    axes.invert_yaxis()
+    axes.set(xlabel=exhibit.unit)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("curves")
+def draw_curves(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit of one axis as a curve, of two as one curve for each row; the null baseline is dashed."""
+    if exhibit.array.ndim not in (1, 2):
+        _require_axes(exhibit, 1)
+    rows = np.atleast_2d(exhibit.array)
+    names = (
+        [f"{exhibit.axes[0]} {index}" for index in range(len(rows))]
+        if exhibit.array.ndim == 2
+        else [exhibit.unit or "found"]
+    )
+    figure = plot_curves(dict(zip(names, rows, strict=True)), x_label=exhibit.axes[-1], y_label=exhibit.unit)
+    if exhibit.baseline is not None:
+        for row in np.atleast_2d(exhibit.baseline):
+            figure.axes[0].plot(row, color="gray", linestyle="--", linewidth=1)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("image")
+def draw_image(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit (H, W, 3) as a picture, beside its null baseline if it has one."""
+    _require_axes(exhibit, 3)
+    pictures = {"found": exhibit.array}
+    if exhibit.baseline is not None:
+        pictures["null baseline"] = exhibit.baseline
+    figure = plot_images(
+        list(pictures.values()), titles=list(pictures) if len(pictures) > 1 else None, cell_px=2 * CELL_PX
+    )
+    return _with_caption(figure, exhibit)
+
+
+def _require_axes(exhibit: Exhibit, number: int) -> None:
+    """Raise unless an exhibit has as many axes as its drawing needs."""
+    if exhibit.array.ndim != number:
+        raise ShapeError(
+            f"An exhibit of kind {exhibit.kind!r} has axes {exhibit.axes}; its drawing expects {number} of them."
+        )
+
+
+def _with_caption(figure: LabFigure, exhibit: Exhibit) -> LabFigure:
+    """Write caption and verdict below the drawing."""
+    verdict = f" [{exhibit.verdict}]" if exhibit.verdict else ""
+    width_chars = max(30, int(figure.get_figwidth() * 14))
+    figure.supxlabel(textwrap.fill(f"{exhibit.caption}{verdict}", width_chars), fontsize=8)
+    return figure
