@@ -1,6 +1,5 @@
 """What colorlab knows about the pipelines of diffusers: their batch, their words, their clean pictures."""
 
-import functools
 import inspect
 import threading
 import typing
@@ -159,12 +158,13 @@ def clean_latents(scheduler: Any, output: Any, arguments: Mapping[str, Any]) -> 
         The latents, or None; and where they come from, or why there are none.
     """
     name = type(scheduler).__name__
+    if isinstance(output, tuple):
+        named = dict(zip(_output_fields(type(scheduler)), output, strict=False))
+    else:
+        named = dict(vars(output))
     for field in _CLEAN_FIELDS:
-        clean = getattr(output, field, None)
-        if isinstance(output, tuple) and len(output) > 1 and _output_fields(type(scheduler))[1:2] == (field,):
-            clean = output[1]
-        if isinstance(clean, torch.Tensor):
-            return clean, f"as {name} tells them"
+        if isinstance(named.get(field), torch.Tensor):
+            return named[field], f"as {name} tells them"
     config = scheduler.config
     algorithm = str(getattr(config, "algorithm_type", ""))
     if getattr(config, "predict_x0", False) or algorithm in ("dpmsolver++", "sde-dpmsolver++"):
@@ -222,7 +222,6 @@ def decode_latents(pipe: Any, latents: torch.Tensor) -> torch.Tensor:
     return (decoded.float() / 2 + 0.5).clamp(0, 1).cpu()
 
 
-@functools.cache
 def _output_fields(scheduler_class: type) -> tuple[str, ...]:
     """Return the names of what `step` of a scheduler returns, from its annotation; () where that says nothing."""
     try:
