@@ -12,13 +12,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from colorlab.colorizer import Colorizer, load
+    from colorlab.colorizer import Colorizer, load, open
     from colorlab.conditioning import Conditioning, Manipulation
     from colorlab.errors import (
         ColorlabError,
         ImageError,
         MissingExtraError,
         RangeError,
+        RunFileError,
         ShapeError,
         StateError,
         UnknownModelError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from colorlab.methods.base import ConditioningWarning
     from colorlab.registry import models
     from colorlab.runs.run import Run
+    from colorlab.runs.run_file import RunFileWarning
     from colorlab.runs.tree import Tree, compare
     from colorlab.settings import Settings
     from colorlab.strokes import Stroke, Strokes
@@ -45,6 +47,8 @@ __all__ = [
     "RangeError",
     "Recording",
     "Run",
+    "RunFileError",
+    "RunFileWarning",
     "Settings",
     "ShapeError",
     "StateError",
@@ -57,6 +61,7 @@ __all__ = [
     "compare",
     "load",
     "models",
+    "open",
     "record",
 ]
 
@@ -71,6 +76,7 @@ _HOMES = {
     "Manipulation": "conditioning",
     "Recording": "inspection.recording",
     "Run": "runs.run",
+    "RunFileWarning": "runs.run_file",
     "Settings": "settings",
     "Stroke": "strokes",
     "Strokes": "strokes",
@@ -78,6 +84,7 @@ _HOMES = {
     "compare": "runs.tree",
     "load": "colorizer",
     "models": "registry",
+    "open": "colorizer",
     "record": "inspection.recording",
 }
 _MODULES = (

@@ -65,6 +65,9 @@ def colorize(
     guidance_scale: GuidanceScale = None,
     solver: Solver = None,
     device: Device = "cpu",
+    save_run: Annotated[
+        bool, typer.Option("--save-run", help="Write each run beside its picture too, as NAME.colorlab.")
+    ] = False,
 ) -> None:
     """Color gray pictures. Size and lightness of each input are kept."""
     from colorlab.commands.colorize import colorize_files
@@ -79,6 +82,7 @@ def colorize(
         negative_prompt=negative_prompt,
         settings=settings,
         device=check_device(device),
+        keeps_runs=save_run,
     )
 
 

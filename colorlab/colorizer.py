@@ -1,5 +1,6 @@
 """Colorizer: a loaded model of one method; the facade from a name and a picture to a run."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -7,16 +8,20 @@ from typing import Any, Unpack
 import torch
 
 from colorlab.conditioning import Conditioning
-from colorlab.errors import RangeError
-from colorlab.methods.base import Method, Prepared
+from colorlab.errors import ColorlabError, RangeError
+from colorlab.methods.absent import AbsentMethod, ModelDescription
+from colorlab.methods.base import Method, Prepared, users_stacklevel
 from colorlab.methods.folder import load_method, read_index, save_method
 from colorlab.registry import find_model
+from colorlab.runs.decoding import decode_models, decode_tree
+from colorlab.runs.journal import read_journal
 from colorlab.runs.run import Run
+from colorlab.runs.run_file import RunFileWarning, read_archive
 from colorlab.runs.shortcuts import Shortcuts, apply_shortcuts
 from colorlab.runs.tree import Tree
 from colorlab.settings import Settings
 
-__all__ = ["Colorizer", "load"]
+__all__ = ["Colorizer", "load", "open"]
 
 
 class Colorizer:
@@ -182,6 +187,96 @@ def load(
     # A folder given as the name is known by its last part, as everywhere else.
     known_as = "" if folder == Path(name).expanduser() else name
     return Colorizer.from_pretrained(folder, device=device, dtype=dtype, name=known_as)
+
+
+def open(
+    path: str | Path,
+    colorizer: Colorizer | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    edits: Mapping[str, type] | None = None,
+) -> Run:
+    """Open a run file, or the folder of a journal, and return the run that was saved; `run.tree` holds all others.
+
+    States, records, settings and conditionings come back bit for bit, and conditionings are encoded anew. The model is
+    loaded by the name in the file. Where it is not here, its runs can be read all the same: states, records, settings,
+    and queries that ask no network; whatever needs the model raises StateError and says which one. With other weights,
+    another device or another dtype the runs work, and each replay says in its verdict how well it agrees.
+
+    Args:
+        path: what `Run.save` wrote, or the folder of `Run.autosave`.
+        colorizer: the loaded model to use instead of loading one; needed for models that have no name in
+            `colorlab.models()`.
+        device: where the networks go; by default where they were, or the CPU if that device is not here.
+        dtype: their number format; by default what it was, or float32 if the device is not here.
+        edits: classes of edits of your own, by name, beside those of colorlab.
+
+    Raises:
+        RunFileError: the file is missing, no run file, damaged, of another version, or holds an unknown edit.
+        RangeError: the colorizer is a model of another kind than the file, or makes other latents of the picture.
+
+    Warns:
+        RunFileWarning: the model is not here, or has other weights; the end of a journal could not be read.
+    """
+    path = Path(path).expanduser()
+    archive, position = read_journal(path) if path.is_dir() else (read_archive(path), None)
+    models = decode_models(archive)
+    misfits = {key: model.misfit(colorizer.method) if colorizer else "" for key, model in models.items()}
+    if colorizer is not None and models and all(misfits.values()):
+        raise RangeError(f"This model can not be used for {str(path)!r}: {next(iter(misfits.values()))}.")
+    methods = {
+        key: _method_of(model, None if misfits[key] else colorizer, device=device, dtype=dtype)
+        for key, model in models.items()
+    }
+    run = decode_tree(archive, methods, edits)
+    run.tree.opened_from = position
+    return run
+
+
+def _method_of(
+    model: ModelDescription,
+    colorizer: Colorizer | None,
+    *,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+) -> Method:
+    """Return the given model, or load the one that is described; where that can not be, something to stand for it."""
+    if colorizer is None:
+        try:
+            colorizer = load(model.name, **_placement(model, device, dtype))
+            misfit = model.misfit(colorizer.method)
+            if misfit:
+                raise RangeError(f"{misfit}.")
+        except ColorlabError as error:
+            absent = AbsentMethod(model, str(error))
+            message = (
+                f"The model {model.name!r} of this file is not here, so its runs can be read but not replayed or "
+                f"continued: {error} Open the file with colorizer=... if you have the model elsewhere."
+            )
+            warnings.warn(message, RunFileWarning, stacklevel=users_stacklevel())
+            return absent
+    method = colorizer.method
+    if model.weights and method.weights_hash and model.weights != method.weights_hash:
+        warnings.warn(
+            f"{method.model_name!r} has other weights ({method.weights_hash[:12]}) than this file was made with "
+            f"({model.weights[:12]}): steps that are taken now, and pictures, are those of the new weights, and the "
+            "verdict of a replay says how far they are off.",
+            RunFileWarning,
+            stacklevel=users_stacklevel(),
+        )
+    return method
+
+
+def _placement(model: ModelDescription, device: str | torch.device | None, dtype: torch.dtype | None) -> dict[str, Any]:
+    """Choose device and dtype: those asked for, else those of the file where its device is here."""
+    if device is None:
+        try:
+            device = _check_device(model.device)
+        except RangeError:
+            return {"device": "cpu", "dtype": dtype or torch.float32}
+    recorded = getattr(torch, model.dtype, None)
+    return {"device": device, "dtype": dtype or (recorded if isinstance(recorded, torch.dtype) else torch.float32)}
 
 
 def _check_device(device: str | torch.device) -> torch.device:

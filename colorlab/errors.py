@@ -5,6 +5,7 @@ __all__ = [
     "ImageError",
     "MissingExtraError",
     "RangeError",
+    "RunFileError",
     "ShapeError",
     "StateError",
     "UnknownModelError",
@@ -42,3 +43,7 @@ class WeightsError(ColorlabError, RuntimeError):
 
 class UnknownModelError(ColorlabError, LookupError):
     """No model of this name is known."""
+
+
+class RunFileError(ColorlabError, ValueError):
+    """A run file or a journal can not be read or written."""

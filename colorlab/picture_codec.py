@@ -58,7 +58,11 @@ def decode_picture(stored: Any, name: str) -> np.ndarray:
         data = base64.b64decode(stored["data"], validate=True)
         encoding = stored["encoding"]
         if encoding in ("png", "png-1bit"):
-            return np.asarray(Image.open(io.BytesIO(data), formats=["PNG"]))
+            image = Image.open(io.BytesIO(data), formats=["PNG"])
+            # The file is opened, not read: a few bytes may claim a picture that fills the memory.
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"{name} claims {image.size} pixels, but at most {MAX_PIXELS:,} are taken.")
+            return np.asarray(image)
         if encoding != "float32-zlib":
             raise ImageError(f"{name} is stored as {encoding!r}, which this version of colorlab does not know.")
         shape = tuple(int(size) for size in stored["shape"])

@@ -23,6 +23,7 @@ def colorize_files(
     negative_prompt: str,
     settings: dict[str, Any],
     device: str,
+    keeps_runs: bool = False,
 ) -> None:
     """Colorize pictures and write the results; one bad picture does not stop the others.
 
@@ -34,6 +35,7 @@ def colorize_files(
         negative_prompt: what not to paint.
         settings: values for `colorlab.Settings`; those that are None keep the method's own.
         device: where to compute, as torch names it.
+        keeps_runs: whether to write the run file of each picture beside it.
 
     Raises:
         BadUsageError: names or values make no sense, or the model colors no gray pictures.
@@ -52,6 +54,8 @@ def colorize_files(
             conditioning = colorlab.Conditioning(gray=source, prompt=prompt, negative_prompt=negative_prompt)
             run = colorizer.start(conditioning, **given)
             _finish(run, source, target)
+            if keeps_runs:
+                run.save(target.with_suffix(".colorlab"))
         except InterruptedRunError:
             raise
         except ColorlabError as error:

@@ -1,6 +1,5 @@
 """Where the pictures of `colorlab colorize` go: names, checks before the work, and no half-written files."""
 
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from colorlab.atomic import atomic_file
 from colorlab.commands.problems import BadUsageError
 from colorlab.errors import ColorlabError
 
@@ -82,22 +82,8 @@ def save_picture(image: np.ndarray, path: Path) -> None:
     """
     kind = SUFFIXES[path.suffix.lower()]
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                Image.fromarray(image).save(file, format=kind, **_SAVE_OPTIONS.get(kind, {}))
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        with atomic_file(path) as file:
+            Image.fromarray(image).save(file, format=kind, **_SAVE_OPTIONS.get(kind, {}))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ColorlabError(f"{path} cannot be written ({reason}); name another place with -o.") from error
-
-
-def _umask() -> int:
-    """Read the process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -115,17 +115,18 @@ def binding_row(model: CLIPModel, tokenizer: CLIPTokenizer, scenes: Sequence[Sce
     Returns:
         Share of nouns whose hidden state is nearest to the phrase with their own color, among all colors.
     """
-    several = [scene for scene in scenes if len(scene.instances) > 1]
-    things = [[(instance.color, instance.kind) for instance in scene.instances] for scene in several]
-    mentions = find_mentions(tokenizer, [caption(scene, "complete", seed=0) for scene in several], things)
-    right = 0
-    if mentions.labels:
-        nouns = encode_mentions(model, tokenizer, mentions)
-        for noun, label in zip(nouns, mentions.labels, strict=True):
+    right = total = 0
+    for scene in scenes:
+        if len(scene.instances) < 2:
+            continue
+        things = [(instance.color, instance.kind) for instance in scene.instances]
+        mentions = find_mentions(tokenizer, [caption(scene, "complete", seed=0)], [things])
+        for noun, label in zip(encode_mentions(model, tokenizer, mentions), mentions.labels, strict=True):
             color, kind = label.split(" ", 1)
             phrases = encode_texts(model, tokenizer, [f"the {name} {kind}" for name in COLORS])
             right += list(COLORS)[int((phrases @ noun).argmax())] == color
-    return proportion("color read from a noun in a complete caption", right, len(mentions.labels), at_least=95.0)
+            total += 1
+    return proportion("color read from a noun in a complete caption", right, total, at_least=95.0)
 
 
 def area_under_curve(scores: npt.NDArray[np.floating], is_positive: npt.NDArray[np.bool_]) -> float:

@@ -34,7 +34,7 @@ from colorlab.sampling.schedules import NoiseSchedule
 from colorlab.sampling.solvers import find_solver
 from colorlab.settings import Settings
 
-__all__ = ["ConditioningWarning", "Finish", "Method", "Prepared", "gray_image"]
+__all__ = ["ConditioningWarning", "Finish", "Method", "Prepared", "gray_image", "users_stacklevel"]
 
 Finish = Literal["keep_lightness", "as_decoded"]
 
@@ -207,7 +207,7 @@ class Method(ABC):
     def warn(self, notes: tuple[str, ...]) -> None:
         """Pass notes on to the user as `ConditioningWarning`s."""
         for note in notes:
-            warnings.warn(note, ConditioningWarning, stacklevel=_users_stacklevel())
+            warnings.warn(note, ConditioningWarning, stacklevel=users_stacklevel())
 
     def working_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """Return the (height, width) at which the networks work on a picture; None asks for a square one."""
@@ -269,8 +269,8 @@ def gray_image(conditioning: Conditioning) -> torch.Tensor:
     return torch.tensor(conditioning.gray)[None, None]
 
 
-def _users_stacklevel() -> int:
-    """Return the stack level, seen from the caller, of the first line that is not the package's own."""
+def users_stacklevel() -> int:
+    """Return the stack level of a warning, seen from the caller, of the first line that is not the package's own."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and str(frame.f_globals.get("__name__")).startswith("colorlab."):
         frame, level = frame.f_back, level + 1

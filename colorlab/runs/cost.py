@@ -1,14 +1,16 @@
 """What a run cost: network calls, seconds and bytes, by phase."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 from colorlab.methods.base import Method
+from colorlab.sampling.records import StepRecord
+from colorlab.sampling.state import State
 
-__all__ = ["Cost", "CostMeter", "PhaseCost", "StepPhase"]
+__all__ = ["Cost", "CostMeter", "PhaseCost", "StepPhase", "edges_bytes"]
 
 StepPhase = Literal["prepare", "predict", "decode"]
 
@@ -47,11 +49,12 @@ class CostMeter:
 
     Args:
         method: the model whose calls are counted; measured under its lock, so that they are this run's own.
+        spent: calls, seconds and times by phase that were measured before, by the meter of a saved run.
     """
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, spent: Mapping[StepPhase, tuple[int, float, int]] | None = None) -> None:
         self._method = method
-        self._spent: dict[StepPhase, tuple[int, float, int]] = {}
+        self._spent: dict[StepPhase, tuple[int, float, int]] = dict(spent or {})
 
     @contextmanager
     def measure(self, phase: StepPhase) -> Iterator[None]:
@@ -65,8 +68,22 @@ class CostMeter:
                 calls += self._method.network_calls.total() - calls_before
                 self._spent[phase] = (calls, seconds + time.perf_counter() - started_s, times + 1)
 
+    @property
+    def spent(self) -> dict[StepPhase, tuple[int, float, int]]:
+        """Calls, seconds and times so far, by phase."""
+        return dict(self._spent)
+
     def cost(self, num_bytes: dict[StepPhase, int]) -> Cost:
         """Return what was measured so far, with the bytes kept now."""
         phases: tuple[StepPhase, ...] = ("prepare", "predict", "decode")
         spent = {phase: self._spent.get(phase, (0, 0.0, 0)) for phase in phases}
         return Cost({phase: PhaseCost(*spent[phase], num_bytes=num_bytes.get(phase, 0)) for phase in phases})
+
+
+def edges_bytes(edges: Iterable[tuple[StepRecord, State]]) -> int:
+    """Return the bytes of the tensors of some steps."""
+    num_bytes = 0
+    for record, state in edges:
+        tensors = (state.latents, *state.history)
+        num_bytes += record.num_bytes + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return num_bytes

@@ -14,8 +14,9 @@ from colorlab.exhibits import Exhibit
 from colorlab.images import to_uint8
 from colorlab.mechanisms.base import Call, MechanismInForce, Phase
 from colorlab.methods.base import Method
-from colorlab.runs.cost import Cost, CostMeter
+from colorlab.runs.cost import Cost, CostMeter, edges_bytes
 from colorlab.runs.edits import Edit
+from colorlab.runs.keeping import Keeping
 from colorlab.runs.pictures import PictureShelf
 from colorlab.runs.queries import RunQueries
 from colorlab.runs.segments import Segment, check_continues, initial_state, make_segment, take_step, timesteps_of
@@ -28,7 +29,7 @@ from colorlab.settings import Settings
 __all__ = ["Run"]
 
 
-class Run(RunQueries):
+class Run(RunQueries, Keeping):
     """One path of states for one picture.
 
     `for state in run` takes one step at a time and may be left at any moment; it goes on where the run stands. What has
@@ -43,6 +44,7 @@ class Run(RunQueries):
         tree: where the run lives.
         sample_index: which sample of the seed.
         meter: the cost so far.
+        num_shared: how many of the edges are another run's too; all of them by default.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Run(RunQueries):
         tree: Tree,
         sample_index: int = 0,
         meter: CostMeter | None = None,
+        num_shared: int | None = None,
     ) -> None:
         self.method = method
         self.segments = tuple(segments)
@@ -64,9 +67,9 @@ class Run(RunQueries):
         self._initial = initial
         # Record and state are one entry, so that an interrupt can not leave one without the other.
         self._edges = list(edges)
-        self._num_shared = len(self._edges)
+        self.num_shared = len(self._edges) if num_shared is None else num_shared
         self._pictures = PictureShelf()
-        self._meter = meter or CostMeter(method)
+        self.meter = meter or CostMeter(method)
         self._lock = threading.RLock()
 
     @classmethod
@@ -94,12 +97,17 @@ class Run(RunQueries):
     @property
     def states(self) -> tuple[State, ...]:
         """States 0 to the present one."""
-        return (self._initial, *(state for _, state in tuple(self._edges)))
+        return (self._initial, *(state for _, state in self.edges))
 
     @property
     def records(self) -> tuple[StepRecord, ...]:
         """Records of the steps taken; number k lies between states k and k + 1."""
-        return tuple(record for record, _ in tuple(self._edges))
+        return tuple(record for record, _ in self.edges)
+
+    @property
+    def edges(self) -> tuple[tuple[StepRecord, State], ...]:
+        """Every step taken, as one moment saw it: the record, and the state after it."""
+        return tuple(self._edges)
 
     @property
     def state(self) -> State:
@@ -197,9 +205,10 @@ class Run(RunQueries):
         with self._lock:
             self._check_state(step)
             del self._edges[step:]
-            self._num_shared = min(self._num_shared, step)
+            self.num_shared = min(self.num_shared, step)
             self._pictures.forget_from(step)
-            return self
+        self.tree.changed()
+        return self
 
     def branch(
         self,
@@ -311,12 +320,9 @@ class Run(RunQueries):
     @property
     def cost(self) -> Cost:
         """Network calls, seconds and bytes by phase; a branch counts what is its own."""
-        own = tuple(self._edges)[self._num_shared :]
-        latents = [tensor for record, state in own for tensor in (state.latents, *state.history)]
-        predict = sum(tensor.numel() * tensor.element_size() for tensor in latents)
-        predict += sum(record.num_bytes for record, _ in own)
+        predict = edges_bytes(self.edges[self.num_shared :])
         prepare = self.segments[-1].prepared.num_bytes
-        return self._meter.cost({"prepare": prepare, "predict": predict, "decode": self._pictures.num_bytes})
+        return self.meter.cost({"prepare": prepare, "predict": predict, "decode": self._pictures.num_bytes})
 
     # Inside.
 
@@ -334,10 +340,11 @@ class Run(RunQueries):
             if self.step_index and segment.settings.solver != self.segment_at(self.step_index - 1).settings.solver:
                 # What one solver remembers means nothing to another.
                 state = state.without_history()
-            with self._meter.measure("predict"):
+            with self.meter.measure("predict"):
                 edge = take_step(self.method, segment, state, timesteps=self.timesteps, sample_index=self.sample_index)
             self._edges.append(edge)
-            return edge[1]
+        self.tree.changed()
+        return edge[1]
 
     def _picture(self, step: int) -> np.ndarray:
         """Decode and finish the clean prediction of a step, or the last state, once."""
@@ -347,7 +354,7 @@ class Run(RunQueries):
     def _decode(self, step: int) -> np.ndarray:
         """Compute what `_picture` keeps."""
         segment = self.segment_at(step)
-        with self._meter.measure("decode"), torch.no_grad():
+        with self.meter.measure("decode"), torch.no_grad():
             decoded = self.method.decode(self._clean_latents(step), segment.prepared, segment.settings)
             return to_uint8(self.method.finish_image(decoded, segment.conditioning, segment.settings))
 

@@ -13,6 +13,7 @@ from colorlab.exhibits import Exhibit
 from colorlab.images import load_image
 
 if TYPE_CHECKING:
+    from colorlab.runs.journal import Journal, JournalPosition
     from colorlab.runs.run import Run
 
 __all__ = ["Fork", "Tree", "compare"]
@@ -35,13 +36,20 @@ class Tree:
     """The runs of one piece of work in the order they were made; a forest if several were started.
 
     Looked up by name (`tree["run-1"]`) or by position (`tree[1]`). Safe to use from several threads.
+
+    Attributes:
+        num_made: how many runs were ever added; automatic names count on from it.
+        journal: what keeps every change on disk; None where nobody asked for it, see `Run.autosave`.
+        opened_from: the journal that the tree was read from, as it was then; None for others.
     """
 
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
         self._forks: dict[Run, Fork | None] = {}
-        self._num_made = 0
         self._lock = threading.RLock()
+        self.num_made = 0
+        self.journal: Journal | None = None
+        self.opened_from: JournalPosition | None = None
 
     def add(self, run: "Run", *, parent: "Run | None" = None, step_index: int = 0, name: str | None = None) -> None:
         """Take in a run.
@@ -63,9 +71,10 @@ class Tree:
                 self._require(parent)
             wanted = name if name is not None else self._free_name()
             self._check_name(wanted)
-            self._num_made += 1
+            self.num_made += 1
             self._runs[wanted] = run
             self._forks[run] = Fork(parent, step_index) if parent is not None else None
+        self.changed()
 
     def prune(self, run: "Run") -> tuple["Run", ...]:
         """Take a run and everything branched from it out of the tree.
@@ -78,7 +87,8 @@ class Tree:
             pruned = (run, *self.descendants(run))
             for gone in pruned:
                 del self._runs[self.name_of(gone)], self._forks[gone]
-            return pruned
+        self.changed()
+        return pruned
 
     def name(self, run: "Run", name: str) -> None:
         """Give a run another name; its place in the order stays.
@@ -91,6 +101,18 @@ class Tree:
             if name != old:
                 self._check_name(name)
                 self._runs = {name if key == old else key: value for key, value in self._runs.items()}
+        self.changed()
+
+    def changed(self) -> None:
+        """Tell the journal that there is something new to keep; called after every change, with no lock held."""
+        journal = self.journal
+        if journal is not None:
+            journal.note()
+
+    def snapshot(self) -> dict["Run", tuple[str, Fork | None]]:
+        """Return name and fork of every run as one moment saw them, oldest first."""
+        with self._lock:
+            return {run: (name, self._forks[run]) for name, run in self._runs.items()}
 
     def name_of(self, run: "Run") -> str:
         """Return the name of a run."""
@@ -172,7 +194,7 @@ class Tree:
 
     def _free_name(self) -> str:
         """Return the next automatic name."""
-        number = self._num_made
+        number = self.num_made
         while f"run-{number}" in self._runs:
             number += 1
         return f"run-{number}"

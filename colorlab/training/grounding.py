@@ -7,13 +7,14 @@ Deviation (ours): one term for each cell instead of one for each token, because 
     color to its object, and to a tenth against all other tokens, which keeps the words from being ignored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import nn
 
-from colorlab.networks.sites import find_sites, uncompiled
+from colorlab.networks.sites import Site, find_sites, uncompiled
 
 NUM_THINGS = 4
 """Most instances of a scene."""
@@ -36,7 +37,7 @@ class CrossAttentionReader:
     def __init__(self, unet: nn.Module, latent_shape: Sequence[int]) -> None:
         bare = uncompiled(getattr(unet, "module", unet))
         sites = [site for site in find_sites(bare, latent_shape, kind="attn2") if min(site.grid) >= MIN_CELLS]
-        self.layers = [(site, bare.get_submodule(site.path)) for site in sites]
+        self.layers: list[tuple[Site, Any]] = [(site, bare.get_submodule(site.path)) for site in sites]
         self._read: dict[tuple[str, str], torch.Tensor] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -62,7 +63,7 @@ class CrossAttentionReader:
             found.append((site.grid, scores.softmax(-1).mean(1)))
         return found
 
-    def _keep(self, path: str, name: str):  # type: ignore[no-untyped-def]
+    def _keep(self, path: str, name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
         """Return a forward hook that keeps what a projection returned."""
 
         def hook(module: nn.Module, args: object, output: torch.Tensor) -> None:

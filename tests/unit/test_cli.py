@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from tiny import tiny_colorizer, tiny_picture, tiny_text_to_image
 
+import colorlab
 from colorlab import cli
 from colorlab.color import gray_to_lightness, rgb_to_lab
 from colorlab.commands import files
@@ -75,6 +76,14 @@ def test_options_reach_the_run(model: str, gray: Path, tmp_path: Path) -> None:
         gray, num_inference_steps=2, guidance_scale=2.5, solver="euler", negative_prompt="gray"
     )
     np.testing.assert_array_equal(np.asarray(Image.open(out)), run.finish(progress=False).image)
+
+
+def test_the_runs_can_be_kept_beside_the_pictures(model: str, gray: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert colorize(gray, "-o", out, "-m", model, "--steps", 2, "--save-run") == 0
+    assert sorted(path.name for path in out.iterdir()) == ["gray.colorlab", "gray.png"]
+    run = colorlab.open(out / "gray.colorlab", tiny_colorizer())
+    np.testing.assert_array_equal(np.asarray(Image.open(out / "gray.png")), run.image)
 
 
 def test_several_pictures_go_into_a_folder(model: str, gray: Path, tmp_path: Path) -> None:
@@ -308,9 +317,20 @@ def toy_recipe(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_train_hands_everything_to_the_recipe(
     toy_recipe: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu", "--resume", "--steps", "7"]
+    words = [
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+        "--resume",
+        "--warm-start",
+        "--steps",
+        "7",
+    ]
     assert cli.main(["train", "toy", *words]) == 0
-    given = {"data": tmp_path, "out": tmp_path / "out", "device": "cpu", "resume": True, "steps": 7}
+    given = {"data": tmp_path, "out": tmp_path / "out", "device": "cpu", "resume": True, "warm_start": True, "steps": 7}
     assert toy_recipe == [{"name": "toy", **given}]
     assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "family" / "toy")
 

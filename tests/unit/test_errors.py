@@ -11,6 +11,7 @@ from colorlab import errors
         ("ShapeError", ValueError),
         ("RangeError", ValueError),
         ("ImageError", ValueError),
+        ("RunFileError", ValueError),
         ("StateError", RuntimeError),
         ("WeightsError", RuntimeError),
         ("MissingExtraError", ImportError),
