@@ -13,6 +13,9 @@
 | `views` | guidance field, clean prediction, trajectory, features |
 | `chroma` | chroma of clean latents, by the model's decoder or a linear one |
 | `settling` | from which step on a color is decided |
+| `edits` | interventions that a branch carries; `colorlab.edits` |
+| `effects` | what the edits of a branch change at a step |
+| `sources`, `shares`, `provenance` | to which words a color is due, by taking them away |
 | `study` | what takes many calls: cost first, progress, cancel |
 | `studies` | the menu `run.study` |
 | `image_tokens` | attention to the pictures of an IP-Adapter |
