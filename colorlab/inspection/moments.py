@@ -100,6 +100,10 @@ class PastStep(Protocol):
         """Unit of the predictions."""
 
     @property
+    def matrix_edits(self) -> tuple[str, ...]:
+        """What changes scores or probabilities after queries and keys have met."""
+
+    @property
     def clean(self) -> torch.Tensor:
         """Clean latents (1, C, h, w) of the picture that is asked about; StateError where they are not known."""
 

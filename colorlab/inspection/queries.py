@@ -278,7 +278,7 @@ def _exhibit(
         found = np.full((len(details["token_names"]),) if is_over_tokens else finest, np.nan, dtype=np.float32)
     where = sites[0].path if len(sites) == 1 else f"the mean of {len(sites)} {sites[0].kind} sites"
     which = "mean of the heads" if details["head"] is None else f"head {details['head']}"
-    edited = [repr(edit) for edit in moment.segment.edits if getattr(edit, "changes_matrices", False)]
+    edited = list(moment.matrix_edits)
     # Maps follow from queries and keys; what edits do to scores and probabilities comes after them.
     note = f" Before {'; '.join(edited)}: see effect(step, word=...)." if edited else ""
     units = {"entropy": "nat", "keys": "share of attention", "queries": "share of attention"}

@@ -82,6 +82,11 @@ class RecordedMoment:
         return prediction_unit(self.recorder.pipe.scheduler)
 
     @property
+    def matrix_edits(self) -> tuple[str, ...]:
+        """A pipeline has no edits."""
+        return ()
+
+    @property
     def clean(self) -> torch.Tensor:
         """Clean latents (1, C, h, w) of the scheduler after the step; StateError where it does not tell them."""
         if self.record.clean is None:

@@ -133,6 +133,11 @@ class Moment:
         return "noise standard deviations"
 
     @property
+    def matrix_edits(self) -> tuple[str, ...]:
+        """The edits in force that change scores or probabilities."""
+        return tuple(repr(edit) for edit in self.segment.edits if getattr(edit, "changes_matrices", False))
+
+    @property
     def clean(self) -> torch.Tensor:
         """Clean latents (1, C, h, w) that the guided prediction implies."""
         return self.record.pred_original_sample
