@@ -1,24 +1,26 @@
 """8-bit pictures as OpenCV computes them: what released code does before and after its networks.
 
 For runs that follow a released code (`as_published`) and for comparisons with it; everything else works on floats.
-Equal to OpenCV but for single levels at rounding boundaries.
+Equal to OpenCV but for single levels where colors come back from CIELAB.
 """
 
-import kornia.color
 import numpy as np
 import torch
 
-from colorlab.color import rgb_to_lab
 from colorlab.errors import RangeError, ShapeError
 
 __all__ = ["lab8_to_rgb8", "resize8_area", "resize8_lanczos4", "rgb8_to_lab8", "to_truncated8"]
 
 _LANCZOS_RADIUS = 4
-_WHITE_X, _WHITE_Z = 0.95047, 1.08883
+# OpenCV's constants.
+_WHITE = np.array([0.950456, 1.0, 1.088754])
+_RGB_TO_XYZ = np.array([[0.412453, 0.35758, 0.180423], [0.212671, 0.71516, 0.072169], [0.019334, 0.119193, 0.950227]])
+_LIGHT_LEVELS = 255 * 8
+_L_FACTOR, _L_OFFSET = 296, (16 * 255 * 32768 + 50) // 100
 
 
 def rgb8_to_lab8(picture: np.ndarray) -> np.ndarray:
-    """Convert sRGB to CIELAB in 8 bits: L 255 / 100, a + 128, b + 128, each rounded.
+    """Convert sRGB to CIELAB in 8 bits, in OpenCV's integers: L 2.55, a + 128, b + 128, up to their rounding.
 
     Args:
         picture: (H, W, 3) uint8.
@@ -29,8 +31,21 @@ def rgb8_to_lab8(picture: np.ndarray) -> np.ndarray:
     Raises:
         ShapeError: `picture` is not (H, W, 3) uint8.
     """
-    lab = rgb_to_lab(_to_tensor(picture, 255.0))[0].permute(1, 2, 0).numpy()
-    return _round8(lab * [255.0 / 100.0, 1.0, 1.0] + [0.0, 128.0, 128.0])
+    _check_rgb8(picture)
+    # 1. Linear light in 255 * 8 levels.
+    levels = np.arange(256) / 255.0
+    linear = np.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
+    light = np.rint(linear * _LIGHT_LEVELS).astype(np.int64)[picture]
+    # 2. XYZ over white, weights in 12 bits.
+    weights = np.rint(_RGB_TO_XYZ / _WHITE[:, None] * 4096.0).astype(np.int64)
+    xyz = (light @ weights.T + 2048) >> 12
+    # 3. f(t) in 15 bits.
+    ratio = xyz / _LIGHT_LEVELS
+    curved = np.where(ratio < 0.008856, 7.787 * ratio + 0.13793103448275862, np.cbrt(ratio))
+    x, y, z = np.moveaxis(np.rint(curved * 32768.0).astype(np.int64), -1, 0)
+    # 4. L, a and b; the factors of L are integers too.
+    lab = (_L_FACTOR * y - _L_OFFSET, 500 * (x - y) + 128 * 32768, 200 * (y - z) + 128 * 32768)
+    return np.clip((np.stack(lab, axis=-1) + 16384) >> 15, 0, 255).astype(np.uint8)
 
 
 def lab8_to_rgb8(lab8: np.ndarray) -> np.ndarray:
@@ -45,12 +60,14 @@ def lab8_to_rgb8(lab8: np.ndarray) -> np.ndarray:
     Raises:
         ShapeError: `lab8` is not (H, W, 3) uint8.
     """
-    lightness, a, b = (_to_tensor(lab8, 1.0) - torch.tensor([0.0, 128.0, 128.0])[:, None, None]).unbind(1)
+    _check_rgb8(lab8)
+    lightness, a, b = np.moveaxis(lab8.astype(np.float64) - [0.0, 128.0, 128.0], -1, 0)
     y = (lightness * 100.0 / 255.0 + 16.0) / 116.0
+    f = np.stack([y + a / 500.0, y, y - b / 200.0], axis=-1)
     # Not kornia's inverse, which cuts a negative f(z) to 0 where OpenCV goes on along the line.
-    xyz = [white * _inverse_lab(f) for white, f in ((_WHITE_X, y + a / 500.0), (1.0, y), (_WHITE_Z, y - b / 200.0))]
-    linear = kornia.color.xyz_to_rgb(torch.stack(xyz, dim=1)).clamp(0.0, 1.0)
-    return _round8(kornia.color.linear_rgb_to_rgb(linear)[0].permute(1, 2, 0).numpy() * 255.0)
+    xyz = _WHITE * np.where(f > 0.2068966, f**3, (f - 4.0 / 29.0) / 7.787)
+    linear = np.clip(xyz @ np.linalg.inv(_RGB_TO_XYZ).T, 0.0, 1.0)
+    return _round8(np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear) * 255.0)
 
 
 def to_truncated8(image: torch.Tensor) -> np.ndarray:
@@ -127,23 +144,19 @@ def _lanczos_weights(old: int, new: int) -> np.ndarray:
     distance = place[:, None] - taps
     kernel = np.sinc(distance) * np.sinc(distance / _LANCZOS_RADIUS)
     kernel /= kernel.sum(axis=1, keepdims=True)
+    # OpenCV keeps eleven bits of each tap.
+    kernel = np.rint(kernel * 2048.0) / 2048.0
     weights = np.zeros((new, old))
     np.add.at(weights, (np.arange(new)[:, None], np.clip(taps, 0, old - 1)), kernel)
     return weights
 
 
-def _inverse_lab(value: torch.Tensor) -> torch.Tensor:
-    """Invert the compressive function of CIELAB, the line below its threshold continued to any value."""
-    return torch.where(value > 0.2068966, value**3, (value - 4.0 / 29.0) / 7.787)
-
-
-def _to_tensor(picture: np.ndarray, white: float) -> torch.Tensor:
-    """Return (1, 3, H, W) float64."""
+def _check_rgb8(picture: np.ndarray) -> None:
+    """Raise unless a picture is (H, W, 3) uint8."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ShapeError(f"picture is {picture.dtype} {picture.shape}, expected uint8 (H, W, 3).")
-    return torch.from_numpy(picture.astype(np.float64) / white).permute(2, 0, 1)[None]
 
 
 def _round8(values: np.ndarray) -> np.ndarray:
-    """Round to the nearest level, halves to even, and cut to 0 to 255."""
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    """Round to the nearest level, halves up, and cut to 0 to 255."""
+    return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)

@@ -21,12 +21,13 @@ class LocalEdit(Mechanism):
 
     | `mode` | made anew | given as hints |
     | --- | --- | --- |
-    | `keep_rest` | the region of the edit, but for the strokes | strokes and the rest; the finished rest is the base's |
+    | `keep_rest` | the region of the edit, but for the strokes | strokes and the rest, which stays |
     | `rim` | a band of 15 px along the edge of the strokes | strokes and the rest |
     | `area` | what the strokes cover, in colors of the model's choice | the rest |
     | `off` | all but the strokes | strokes |
 
-    The region of `keep_rest` is the union of the given masks and the strokes, or, without masks, what lies within `reach` of a stroke.
+    The region of `keep_rest` is the union of the given masks and the strokes, or, without masks, what lies within
+    `reach` of a stroke.
 
     Source: CtrlColor, arXiv 2402.10855 (iterative editing); `rim` and `area` by `ZhexinLiang/Control-Color@f21054a`.
     Deviation: `keep_rest` is ours, and not among the published modes: `as_published` it is `off`.

@@ -32,6 +32,7 @@ __all__ = [
     "Upload",
     "find_unpainted",
     "is_gray_upload",
+    "put_lightness",
     "read_upload",
     "resize_upload",
     "upload_lightness",
@@ -159,7 +160,12 @@ def write_result(decoded: torch.Tensor, lightness: np.ndarray) -> np.ndarray:
     Returns:
         (H, W, 3) uint8. Colors outside the gamut are cut, so that their lightness is not the upload's.
     """
-    lab8 = rgb8_to_lab8(resize8_lanczos4(to_truncated8(decoded), lightness.shape[:2]))
+    return put_lightness(resize8_lanczos4(to_truncated8(decoded), lightness.shape[:2]), lightness)
+
+
+def put_lightness(picture: np.ndarray, lightness: np.ndarray) -> np.ndarray:
+    """Give a picture (H, W, 3) uint8 the lightness of an upload, through 8-bit CIELAB."""
+    lab8 = rgb8_to_lab8(picture)
     return lab8_to_rgb8(np.concatenate([lightness[:, :, :1], lab8[:, :, 1:]], axis=2))
 
 

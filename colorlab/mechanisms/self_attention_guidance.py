@@ -62,12 +62,8 @@ class SelfAttentionGuidance(Mechanism):
         Parameter("sag_scale", 0.05, high=2.0, doc="How far to go; 0 is off."),
         Parameter("min_timestep", 600.0, high=1000.0, unit="timesteps", doc="It acts above this timestep."),
         Parameter("variant", "streamlined", choices=("streamlined", "original"), doc="CtrlColor's, or the original."),
-        Parameter(
-            "site", "mid", choices=("mid", "up"), doc="Self-attention of the middle, or the first on the way up."
-        ),
-        Parameter(
-            "heads", "first_half", choices=("first_half", "all"), doc="Whose attention; the first half published."
-        ),
+        Parameter("site", "mid", choices=("mid", "up"), doc="Self-attention of the middle, or the first upwards."),
+        Parameter("heads", "first_half", choices=("first_half", "all"), doc="Whose attention; published half."),
         Parameter("threshold", _EVEN, high=16.0, doc="Attention received above which a token is salient."),
         Parameter("blur_sigma", 1.0, unit="latent cells", low=0.05, high=8.0, doc="Standard deviation of the blur."),
         Parameter("blur_radius", 4.0, unit="latent cells", low=1.0, high=32.0, doc="Where the blur is cut off."),
@@ -185,9 +181,7 @@ class SelfAttentionGuidance(Mechanism):
                 "Attention that each token receives from all others; its baseline is even attention.",
                 torch.ones_like(received[0, 0]),
             ),
-            "mask": exhibit(
-                mask[0, 0], "", "Where the predicted picture was blurred before the model was asked again."
-            ),
+            "mask": exhibit(mask[0, 0], "", "Where the predicted picture was blurred before it was shown again."),
             "blurred": exhibit(
                 lengths[0],
                 "latent length",
@@ -197,7 +191,7 @@ class SelfAttentionGuidance(Mechanism):
             "correction": exhibit(
                 lengths[2],
                 "noise standard deviations",
-                f"How far the guidance moved the predicted noise at step {record.step_index}, scale {scale:g} included.",
+                f"How far the guidance moved the noise at step {record.step_index}, scale {scale:g} included.",
             ),
         }
 

@@ -234,7 +234,7 @@ class CtrlColor(Method):
     def predict(
         self, prepared: PreparedCtrlColor, latents: torch.Tensor, timestep: int | float, settings: Settings
     ) -> dict[str, torch.Tensor]:
-        """Predict the noise of every pass: one call of the networks, and one more where self-attention guidance acts."""
+        """Predict the noise of every pass in one call, and one more where self-attention guidance acts."""
         names = self.guidance.passes(settings)
         degraded = self.attention.passes(names, settings, timestep)
         if not degraded:
@@ -296,7 +296,7 @@ class CtrlColor(Method):
             batch,
             torch.tensor(timestep, device=self.device),
             encoder_hidden_states=torch.cat([part.expand(len(latents), -1, -1) for part in tokens.values()]),
-            controlnet_cond=control_image.to(self.device, self.dtype).expand(len(batch), -1, -1, -1),
+            controlnet_cond=control_image.to(batch).expand(len(latents), -1, -1, -1).repeat(len(tokens), 1, 1, 1),
             return_dict=False,
         )
         return [residual * scale for residual, scale in zip((*down, middle), scales, strict=True)]

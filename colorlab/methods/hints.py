@@ -1,4 +1,4 @@
-"""From a Conditioning with strokes, masks and a base image to the colors that are given, in pixels of the working size."""
+"""From strokes, masks and a base image to the colors that are given, in pixels of the working size."""
 
 import hashlib
 from dataclasses import dataclass
