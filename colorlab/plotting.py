@@ -22,6 +22,7 @@ from colorlab.exhibits import Exhibit, register_drawing
 
 __all__ = [
     "LabFigure",
+    "draw_arrows",
     "draw_curves",
     "draw_heatmap",
     "draw_image",
@@ -294,6 +295,18 @@ def draw_curves(exhibit: Exhibit) -> LabFigure:
     if exhibit.baseline is not None:
         for row in np.atleast_2d(exhibit.baseline):
             figure.axes[0].plot(row, color="gray", linestyle="--", linewidth=1)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("arrows")
+def draw_arrows(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit (tap, h, w, xy) as arrows from each cell, one for the mean of its taps, lengths to scale."""
+    _require_axes(exhibit, 4)
+    figure = LabFigure(figsize=(4, 4))
+    axes = figure.add_subplot()
+    mean = exhibit.array.mean(axis=0)
+    axes.quiver(mean[..., 0], mean[..., 1], angles="xy", scale_units="xy", scale=1)
+    axes.set(aspect="equal", xlim=(-1, mean.shape[1]), ylim=(mean.shape[0], -1))
     return _with_caption(figure, exhibit)
 
 

@@ -215,10 +215,12 @@ class Method(ABC):
         for name in settings.mechanisms:
             self.mechanism(name).in_force(settings)
         return tuple(
-            f"{self.name} does not read {name}; it is ignored."
-            for name in given
-            if name not in (*self.reads, *self.requires)
+            f"{self.name} does not read {name}; it is ignored." for name in given if name not in self.fields_read()
         )
+
+    def fields_read(self) -> tuple[str, ...]:
+        """Return the fields of a conditioning that this model reads; optional networks may add some."""
+        return (*self.reads, *self.requires)
 
     def warn(self, notes: tuple[str, ...]) -> None:
         """Pass notes on to the user as `ConditioningWarning`s."""

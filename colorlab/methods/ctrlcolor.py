@@ -8,101 +8,43 @@
 | classifier-free guidance | `ClassifierFreeGuidance`: words differ, picture and strokes stay in both passes |
 | content-guided deformable autoencoder | `DeformableDecoding`, components `deformable_vae`, `deformable_units` |
 | iterative editing | `LocalEdit` |
+| exemplar | a token behind those of the words, from `image_encoder`; `ExemplarGuidance` |
 
 Source: CtrlColor, arXiv 2402.10855; where it is silent, `ZhexinLiang/Control-Color@f21054a`.
 Deviation: no caption is made for an empty prompt; strokes may count for some steps only; the latents are not decoded at
     every step; the input's lightness is kept in floats, within the gamut (`as_published` in 8 bits, as released).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from colorlab.color import gray_to_lightness
 from colorlab.conditioning import Conditioning
-from colorlab.images import finish_keep_lightness, resize_image
+from colorlab.images import finish_keep_lightness
 from colorlab.mechanisms.classifier_free_guidance import ClassifierFreeGuidance
-from colorlab.mechanisms.deformable_decoding import DeformableDecoding
+from colorlab.mechanisms.exemplar_guidance import ExemplarGuidance
 from colorlab.mechanisms.lightness_control import LightnessControl
-from colorlab.mechanisms.local_edit import LocalEdit
-from colorlab.mechanisms.published_uploads import upload_lightness, working_size_as_published, write_result
+from colorlab.mechanisms.published_uploads import upload_lightness, write_result
 from colorlab.mechanisms.self_attention_guidance import (
     DEGRADED,
     SAG_DEGRADED,
     SAG_RECEIVED,
     SelfAttentionGuidance,
 )
-from colorlab.mechanisms.stroke_encoding import StrokeEncoding, masked_picture
-from colorlab.methods.base import Finish, Method, Prepared, gray_image
-from colorlab.methods.hints import (
-    Hint,
-    base_picture,
-    edit_region,
-    paint_hint,
-    read_painted,
-    stretches,
-    stroke_notes,
-    tensor_hash,
-    upload_pictures,
-)
-from colorlab.methods.text import EncodedText
-from colorlab.networks.deformable import content_guide, decode_deformable
+from colorlab.methods.base import Finish, gray_image
+from colorlab.methods.ctrlcolor_inputs import CtrlColorInputs, PreparedCtrlColor
+from colorlab.methods.hints import base_picture, edit_region, upload_pictures
+from colorlab.networks.deformable import decode_deformable
 from colorlab.networks.probe import Probe
-from colorlab.sampling.noise import named_noise
 from colorlab.sampling.records import Predictions
 from colorlab.settings import Settings
 
-__all__ = ["ADDED_PROMPT", "NEGATIVE_PROMPT", "CtrlColor", "PreparedCtrlColor"]
-
-ADDED_PROMPT = "best quality, detailed, real"
-"""Words that the released demo adds to every prompt; here only `as_published`."""
-NEGATIVE_PROMPT = (
-    "a black and white photo, longbody, lowres, bad anatomy, bad hands, missing fingers, extra digit, fewer digits, "
-    "cropped, worst quality, low quality"
-)
-"""Negative prompt of the released demo, for those who give none `as_published`."""
+__all__ = ["CtrlColor", "PreparedCtrlColor"]
 
 
-@dataclass(frozen=True, eq=False)
-class PreparedCtrlColor(Prepared):
-    """Everything CtrlColor's networks receive; parts of a tuple belong to one stretch of steps with equal strokes.
-
-    Args:
-        text: tokens (1, N, D) by guidance pass.
-        control_image: (1, 3, H, W), lightness, [0, 1].
-        hints: (1, 3, H, W), [0, 1], the colors given.
-        known: (1, 1, H, W), 1 where a color is given.
-        painted: (1, 1, H, W), 1 where the user painted.
-        masks: (1, 1, h, w), 1 where the network is free.
-        masked_latents: (1, C, h, w), the picture of the given colors, encoded and scaled.
-        hint_of_step: which part counts at each step.
-        timesteps: (steps,), of the run.
-        guide: (1, C, h, w), of the deformable decoder; None without one.
-        region: (1, 1, H, W) at the picture's own size, where a local edit may change something; None for everywhere.
-    """
-
-    text: Mapping[str, torch.Tensor]
-    control_image: torch.Tensor
-    hints: tuple[torch.Tensor, ...]
-    known: tuple[torch.Tensor, ...]
-    painted: tuple[torch.Tensor, ...]
-    masks: tuple[torch.Tensor, ...]
-    masked_latents: tuple[torch.Tensor, ...]
-    hint_of_step: tuple[int, ...]
-    timesteps: torch.Tensor
-    guide: torch.Tensor | None = None
-    region: torch.Tensor | None = None
-
-    def hint_at(self, timestep: float) -> int:
-        """Return which hint counts at a timestep: that of the step in whose stretch of timesteps it lies."""
-        step = int((self.timesteps > timestep).sum())
-        return self.hint_of_step[min(step, len(self.hint_of_step) - 1)]
-
-
-class CtrlColor(Method):
+class CtrlColor(CtrlColorInputs):
     """Colorize a gray picture by words, strokes and a reference picture, or edit a colored one."""
 
     name = "ctrlcolor"
@@ -110,121 +52,22 @@ class CtrlColor(Method):
     reads = ("gray", "base_image", "prompt", "negative_prompt", "strokes", "masks")
     finish: ClassVar[Finish] = "keep_lightness"
     component_names = ("unet", "control_network", "vae", "text_encoder", "tokenizer", "scheduler")
-    optional_component_names = ("deformable_vae", "deformable_units")
+    optional_component_names = ("deformable_vae", "deformable_units", "image_encoder")
     default_settings: ClassVar[Settings] = Settings(guidance_scale=7.0)
 
-    strokes = StrokeEncoding()
-    edit = LocalEdit()
     control = LightnessControl()
     guidance = ClassifierFreeGuidance()
     attention = SelfAttentionGuidance()
-    deformable = DeformableDecoding()
-    mechanisms = (strokes, edit, control, guidance, attention, deformable)
-
-    # 1. Prepare.
-
-    def prepare(self, conditioning: Conditioning, settings: Settings) -> PreparedCtrlColor:
-        """Encode words, lightness and strokes, each only if it is new."""
-        ignored = self.check(conditioning, settings)
-        size = self.size_for(conditioning, settings)
-        prompt, negative = self.encode_words(conditioning, settings)
-        control = self.control_picture(conditioning, size, settings)
-        timesteps = self.schedule.timesteps(
-            settings.num_inference_steps,
-            settings.timestep_spacing,  # type: ignore[arg-type]
-            solver=settings.solver,  # type: ignore[arg-type]
-            as_published=settings.as_published,
-        )
-        sets, hint_of_step = stretches(conditioning.strokes, len(timesteps))
-        mechanisms: Any = {"encoding": self.strokes, "edit": self.edit, "working_px": self.working_px}
-        hints = [paint_hint(conditioning, part, size, settings, **mechanisms) for part in sets]
-        encoded = [self.encode_hint(hint, settings) for hint in hints]
-        notes = (*ignored, *prompt.notes, *negative.notes, *stroke_notes(self.edit, conditioning, settings))
-        return PreparedCtrlColor(
-            latent_shape=(self.vae.config.latent_channels, *encoded[0][1].shape[-2:]),
-            notes=tuple(dict.fromkeys(notes)),
-            text={"uncond": negative.tokens, "cond": prompt.tokens},
-            control_image=control,
-            hints=tuple(hint.picture for hint in hints),
-            known=tuple(hint.known for hint in hints),
-            painted=tuple(hint.painted for hint in hints),
-            masks=tuple(mask for mask, _ in encoded),
-            masked_latents=tuple(latents for _, latents in encoded),
-            hint_of_step=hint_of_step,
-            timesteps=timesteps,
-            guide=self.encode_guide(control, settings),
-            region=edit_region(self.edit, conditioning, settings),
-        )
-
-    def size_for(self, conditioning: Conditioning, settings: Settings) -> tuple[int, int]:
-        """Return the working (height, width); the released code has a rule of its own."""
-        if settings.as_published and conditioning.size is not None:
-            return working_size_as_published(*conditioning.size, self.working_px)
-        return self.working_size(conditioning.size)
-
-    def encode_words(self, conditioning: Conditioning, settings: Settings) -> tuple[EncodedText, EncodedText]:
-        """Encode prompt and negative prompt; as published with the words that the released demo adds."""
-        prompt, negative = conditioning.prompt, conditioning.negative_prompt
-        if settings.as_published:
-            prompt, negative = f"{prompt}, {ADDED_PROMPT}", negative or NEGATIVE_PROMPT
-        return self.encode_prompt(prompt), self.encode_prompt(negative)
-
-    def control_picture(self, conditioning: Conditioning, size: tuple[int, int], settings: Settings) -> torch.Tensor:
-        """Return what the control network sees, (1, 3, H, W): L / 100; as published 8-bit, a gray upload as it is."""
-        if settings.as_published:
-            return read_painted(conditioning, conditioning.strokes, self.working_px).control
-
-        def shrink() -> torch.Tensor:
-            return (gray_to_lightness(resize_image(gray_image(conditioning), size)) / 100.0).repeat(1, 3, 1, 1)
-
-        return self.cache.get("control_image", (conditioning.content_hash("gray"), size), shrink)
-
-    def encode_hint(self, hint: Hint, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mask (1, 1, h, w), 1 where the network is free, and the latents of the masked picture."""
-        mask = self.strokes.latent_mask(hint.known, self.latent_factor, settings)
-        seed = settings.seed if settings.as_published else None
-
-        def encode() -> torch.Tensor:
-            masked = masked_picture(hint.picture, hint.known)
-            noise = None if seed is None else named_noise(seed, "masked picture", self._latent_shape(masked))
-            return self.encode_picture(masked, noise)
-
-        return mask, self.cache.get("hint", (tensor_hash(hint.picture, hint.known), seed), encode)
-
-    def encode_picture(self, picture: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Encode (1, 3, H, W) in [-1, 1] into scaled latents: the posterior's mean, or a sample of it by `noise`."""
-        self.network_calls["vae_encoder"] += 1
-        posterior = self.vae.encode(picture.to(self.device, self.dtype)).latent_dist
-        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
-        shift = self.vae.config.shift_factor or 0.0
-        scaled: torch.Tensor = (latents - shift) * self.vae.config.scaling_factor
-        return scaled
-
-    def encode_guide(self, control: torch.Tensor, settings: Settings) -> torch.Tensor | None:
-        """Encode the guide of the deformable decoder; None where it is not used."""
-        if not self.has_deformable or self.deformable.gain(settings) is None:
-            return None
-        seed = settings.seed if settings.as_published else None
-
-        def encode() -> torch.Tensor:
-            noise = None if seed is None else named_noise(seed, "guide", self._latent_shape(control))
-            self.network_calls["deformable_encoder"] += 1
-            lightness = control.mean(dim=1, keepdim=True) if seed is None else control[:, :1]
-            return content_guide(self.components["deformable_vae"], lightness.to(self.device, self.dtype), noise)
-
-        return self.cache.get("guide", (tensor_hash(control), seed), encode)
-
-    @property
-    def has_deformable(self) -> bool:
-        """Whether the model has a deformable decoder."""
-        return {"deformable_vae", "deformable_units"} <= set(self.components)
-
-    def _latent_shape(self, picture: torch.Tensor) -> tuple[int, ...]:
-        """Return the shape of the latents of a picture."""
-        cells = (picture.shape[-2] // self.latent_factor, picture.shape[-1] // self.latent_factor)
-        return (1, int(self.vae.config.latent_channels), *cells)
-
-    # 2. Predict and guide.
+    exemplar = ExemplarGuidance()
+    mechanisms = (
+        CtrlColorInputs.strokes,
+        CtrlColorInputs.edit,
+        control,
+        guidance,
+        attention,
+        exemplar,
+        CtrlColorInputs.deformable,
+    )
 
     def guidance_passes(self, settings: Settings, timestep: float | None = None) -> tuple[str, ...]:
         """`uncond`, `cond`; where self-attention guidance acts also `degraded_uncond`, `degraded_cond`."""
@@ -237,8 +80,9 @@ class CtrlColor(Method):
         """Predict the noise of every pass in one call, and one more where self-attention guidance acts."""
         names = self.guidance.passes(settings)
         degraded = self.attention.passes(names, settings, timestep)
+        steer = self.steering_of(prepared, latents, timestep, settings)
         if not degraded:
-            return self.predict_noise(prepared, latents, timestep, settings, names)
+            return Predictions(self.predict_noise(prepared, latents, timestep, settings, names), steer=steer)
 
         # 1. The first call, with the attention of its first pass read.
         site = self.attention.find_site(self.unet, latents.shape, settings)
@@ -256,7 +100,27 @@ class CtrlColor(Method):
             blurred = self.schedule.add_noise(blurred, noise_pred, timestep)
         # 3. The second call.
         predictions |= self.predict_noise(prepared, blurred, timestep, settings, degraded)
-        return Predictions(predictions, network_inputs={SAG_RECEIVED: received, SAG_DEGRADED: blurred})
+        inputs = {SAG_RECEIVED: received, SAG_DEGRADED: blurred}
+        return Predictions(predictions, network_inputs=inputs, steer=steer)
+
+    def steering_of(
+        self, prepared: PreparedCtrlColor, latents: torch.Tensor, timestep: int | float, settings: Settings
+    ) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """Return what the exemplar does to the guided prediction; None where it does nothing."""
+        if prepared.gray is None or not self.exemplar.acts(settings, timestep):
+            return None
+        gray = prepared.gray.to(self.device, self.dtype)
+
+        def loss(clean: torch.Tensor) -> torch.Tensor:
+            image = (self.decode_raw(clean.to(self.device, self.dtype), prepared, settings).clamp(-1, 1) + 1) / 2
+            return self.exemplar.loss(image, gray, prepared.exemplar, self.exemplar_features, settings).float()
+
+        def steer(noise_pred: torch.Tensor) -> torch.Tensor:
+            alpha, sigma = self.schedule.alpha_sigma_at(timestep)
+            clean = self.schedule.to_original_sample(noise_pred, latents, timestep)
+            return self.exemplar.steering(clean, loss, settings, alpha=alpha, sigma=sigma)
+
+        return steer
 
     def predict_noise(
         self,
@@ -314,20 +178,22 @@ class CtrlColor(Method):
             return self.attention.guide(noise_pred, prediction, settings, base=predictions[name])
         return self.attention.guide(noise_pred, self.guidance.guide(degraded, settings), settings, base=noise_pred)
 
-    # 3. Decode and finish.
-
     def decode(self, latents: torch.Tensor, prepared: PreparedCtrlColor, settings: Settings) -> torch.Tensor:
         """Decode with the deformable decoder, or with the plain one where it is off or the model has none."""
+        decoded = self.decode_raw(latents.to(self.device, self.dtype), prepared, settings)
+        return (decoded.float().cpu().clamp(-1, 1) + 1) / 2
+
+    def decode_raw(self, latents: torch.Tensor, prepared: PreparedCtrlColor, settings: Settings) -> torch.Tensor:
+        """Decode latents to (B, 3, H, W), nominally [-1, 1], on the model's device; differentiable."""
         gain = self.deformable.gain(settings)
-        latents = latents.to(self.device, self.dtype)
         if not self.has_deformable or gain is None:
             self.network_calls["vae"] += 1
             shift = self.vae.config.shift_factor or 0.0
-            decoded = self.vae.decode(latents / self.vae.config.scaling_factor + shift).sample
-        else:
-            self.network_calls["deformable_vae"] += 1
-            decoded, _ = self._bend(latents, prepared, settings, gain)
-        return (decoded.float().cpu().clamp(-1, 1) + 1) / 2
+            plain: torch.Tensor = self.vae.decode(latents / self.vae.config.scaling_factor + shift).sample
+            return plain
+        self.network_calls["deformable_vae"] += 1
+        bent: torch.Tensor = self._bend(latents, prepared, settings, gain)[0]
+        return bent
 
     def read_decoder(
         self, latents: torch.Tensor, prepared: PreparedCtrlColor, settings: Settings

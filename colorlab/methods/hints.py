@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from colorlab.color import rgb_to_lab
 from colorlab.conditioning import Conditioning
 from colorlab.images import resize_image, to_uint8
 from colorlab.mechanisms.local_edit import LocalEdit
@@ -20,6 +21,8 @@ __all__ = [
     "Hint",
     "base_picture",
     "edit_region",
+    "exemplar_notes",
+    "exemplar_picture",
     "paint_hint",
     "read_painted",
     "stretches",
@@ -27,6 +30,10 @@ __all__ = [
     "tensor_hash",
     "upload_pictures",
 ]
+
+# Chroma below which nobody sees a color, at the size of a glance. Ours.
+_GRAY_CHROMA = 3.0
+_GLANCE_SIZE = (64, 64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +115,19 @@ def base_picture(conditioning: Conditioning) -> torch.Tensor:
     """Return the base image as (1, 3, H, W) float32."""
     # A copy: the array is read-only, which tensors do not know.
     return torch.tensor(conditioning.base_image).permute(2, 0, 1)[None]
+
+
+def exemplar_picture(conditioning: Conditioning) -> torch.Tensor:
+    """Return the exemplar as (1, 3, H, W) float32."""
+    return torch.tensor(conditioning.exemplar).permute(2, 0, 1)[None]
+
+
+def exemplar_notes(picture: torch.Tensor) -> tuple[str, ...]:
+    """Return a sentence for the user about an exemplar (1, 3, H, W) without colors."""
+    chroma = torch.linalg.vector_norm(rgb_to_lab(resize_image(picture, _GLANCE_SIZE))[:, 1:], dim=1)
+    if float(chroma.max()) >= _GRAY_CHROMA:
+        return ()
+    return (f"The exemplar has no colors (chroma at most {float(chroma.max()):.1f}); it asks for a gray picture.",)
 
 
 def upload_pictures(conditioning: Conditioning, strokes: Strokes) -> tuple[np.ndarray, np.ndarray]:
