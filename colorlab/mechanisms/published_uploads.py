@@ -136,9 +136,12 @@ def upload_lightness(picture: np.ndarray) -> np.ndarray:
 
 
 def working_size_as_published(height: int, width: int, resolution_px: int) -> tuple[int, int]:
-    """Return the working (height, width): multiples of 64, the shorter side near the resolution, a long one 768."""
+    """Return the working (height, width): multiples of 64, the shorter side near the resolution, a long one 768.
+
+    Deviation: a side is at least 64; the released code fails at resolutions below 33.
+    """
     scale = resolution_px / min(height, width)
-    sides = [round(side * scale / _MULTIPLE_PX) * _MULTIPLE_PX for side in (height, width)]
+    sides = [max(1, round(side * scale / _MULTIPLE_PX)) * _MULTIPLE_PX for side in (height, width)]
     rows, columns = (_SHORTENED_PX if side >= _LONGEST_PX else side for side in sides)
     return rows, columns
 
