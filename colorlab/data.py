@@ -26,7 +26,7 @@ def data_folder() -> Path:
         An existing folder.
 
     Raises:
-        WeightsError: `COLORLAB_DATA` names no folder, or no data came with this installation.
+        WeightsError: `COLORLAB_DATA` names no folder or one too deep, or no data came with this installation.
     """
     named = os.environ.get(DATA_VARIABLE)
     if named:
@@ -35,6 +35,11 @@ def data_folder() -> Path:
             raise WeightsError(
                 f"{DATA_VARIABLE} is {named!r}, but there is no such folder; set it to the folder that holds mini/, or "
                 f"unset it to use the shipped data."
+            )
+        if not any(folder.glob(f"*/*/{MODEL_INDEX}")) and any(folder.glob(f"*/{MODEL_INDEX}")):
+            raise WeightsError(
+                f"{DATA_VARIABLE} is {named!r}, which holds models itself; set it to the folder above, "
+                f"{str(folder.parent)!r}."
             )
         return folder
     # An installed package lies beside other packages: there, a folder called data belongs to somebody else.

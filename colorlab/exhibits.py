@@ -70,9 +70,11 @@ class Exhibit:
         verdict: "exact", "close" or "refused" of the replay that gave it; None where nothing was replayed.
         baseline: the null baseline, of the shape of `array`; None where there is none.
         kind: which registered function draws it: "heatmap", "curves", "image" ...
+        pictures: pictures that belong to it, by title, (H, W, 3) each: those that a map was computed from. They go into
+            `.npz` files, not into `.csv`.
 
     Raises:
-        ShapeError: `axes` or `baseline` do not fit `array`.
+        ShapeError: `axes` or `baseline` do not fit `array`, or a picture is none.
         RangeError: `verdict` is none of `VERDICTS`.
     """
 
@@ -84,6 +86,7 @@ class Exhibit:
     verdict: str | None = None
     baseline: np.ndarray | None = None
     kind: str = "heatmap"
+    pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     __hash__: ClassVar[None]  # type: ignore[assignment]
 
@@ -97,15 +100,23 @@ class Exhibit:
             raise ShapeError(f"baseline has shape {baseline.shape}, but that of array, {array.shape}, is expected.")
         if self.verdict is not None and self.verdict not in VERDICTS:
             raise RangeError(f"verdict is {self.verdict!r}, but one of {', '.join(VERDICTS)} or None is expected.")
+        pictures = {str(title): _read_only(picture) for title, picture in self.pictures.items()}
+        for title, picture in pictures.items():
+            if picture.ndim != 3 or picture.shape[-1] != 3:
+                raise ShapeError(f"The picture {title!r} has shape {picture.shape}, but (H, W, 3) is expected.")
         for name, value in (("array", array), ("axes", axes), ("baseline", baseline)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+        object.__setattr__(self, "pictures", MappingProxyType(pictures))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Exhibit):
             return NotImplemented
         same_text = all(getattr(self, name) == getattr(other, name) for name in _TEXT_FIELDS)
-        return same_text and _equal(self.array, other.array) and _equal(self.baseline, other.baseline)
+        same_pictures = list(self.pictures) == list(other.pictures) and all(
+            _equal(picture, other.pictures[title]) for title, picture in self.pictures.items()
+        )
+        return same_text and same_pictures and _equal(self.array, other.array) and _equal(self.baseline, other.baseline)
 
     def __repr__(self) -> str:
         shape = " x ".join(f"{axis} {size}" for axis, size in zip(self.axes, self.array.shape, strict=True))
@@ -115,11 +126,12 @@ class Exhibit:
             values += f" {self.unit}" if self.unit else ""
         notes = f", verdict {self.verdict}" if self.verdict else ""
         notes += ", with baseline" if self.baseline is not None else ""
+        notes += f", {len(self.pictures)} pictures" if self.pictures else ""
         return f"<Exhibit {self.kind} ({shape or 'one value'}){values}{notes}: {self.caption}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the provenance as a plain dictionary."""
-        return {**self.__dict__, "provenance": dict(self.provenance)}
+        """Pickle provenance and pictures as plain dictionaries."""
+        return {**self.__dict__, "provenance": dict(self.provenance), "pictures": dict(self.pictures)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild the read-only views that pickling drops."""
@@ -197,22 +209,27 @@ class Exhibit:
         try:
             with np.load(Path(path), allow_pickle=False) as stored:
                 texts = json.loads(str(stored["exhibit"]))
-                baseline = stored.get("baseline")
-                return cls(array=stored["array"], baseline=baseline, **{**texts, "axes": tuple(texts["axes"])})
+                titles = texts.pop("pictures", [])
+                pictures = {title: stored[f"picture_{index}"] for index, title in enumerate(titles)}
+                texts["axes"] = tuple(texts["axes"])
+                return cls(array=stored["array"], baseline=stored.get("baseline"), pictures=pictures, **texts)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ColorlabError(
                 f"{str(path)!r} is no exhibit that can be read ({error}); give a .npz that save wrote."
             ) from error
 
     def _text(self) -> dict[str, Any]:
-        """Return everything but the arrays, as JSON can hold it."""
+        """Return everything but the arrays, as JSON can hold it; of the pictures their titles."""
         texts = {name: getattr(self, name) for name in _TEXT_FIELDS}
+        if self.pictures:
+            texts["pictures"] = list(self.pictures)
         texts["provenance"] = json.loads(json.dumps(dict(self.provenance), default=_to_plain))
         return texts
 
     def _write_npz(self, path: Path) -> None:
         """Write arrays and text into one compressed archive."""
         arrays = {"array": self.array} | ({} if self.baseline is None else {"baseline": self.baseline})
+        arrays |= {f"picture_{index}": picture for index, picture in enumerate(self.pictures.values())}
         np.savez_compressed(path, exhibit=np.array(json.dumps(self._text())), **arrays)  # type: ignore[arg-type]
 
     def _write_csv(self, path: Path) -> None:

@@ -258,9 +258,9 @@ def _read_file(path: Path, name: str) -> np.ndarray:
     """Read one picture file."""
     # Not `path.exists`, which fails for names that no file can have.
     if not os.path.exists(path):
-        raise ImageError(f"{name}: there is no file {str(path)!r}; check the path.")
+        raise ImageError(f"There is no file {str(path)!r} for {name}; check the path.")
     if path.is_dir():
-        raise ImageError(f"{name}: {str(path)!r} is a folder, but a picture file is expected.")
+        raise ImageError(f"{str(path)!r} is a folder, but a picture file is expected for {name}.")
     try:
         with warnings.catch_warnings():
             # Our own limit speaks for Pillow's, in _check_size.
@@ -272,12 +272,12 @@ def _read_file(path: Path, name: str) -> np.ndarray:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{name}: {str(path)!r} is not a picture that can be read; give a PNG or JPEG file."
+            f"{str(path)!r} is not a picture that can be read; give a PNG or JPEG file for {name}."
         ) from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: {str(path)!r} has far more than {MAX_PIXELS:,} pixels; resize it first.") from error
+        raise ImageError(f"{str(path)!r} has far more than {MAX_PIXELS:,} pixels; resize it for {name}.") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{name}: {str(path)!r} can not be read ({error}); it may be truncated or damaged.") from error
+        raise ImageError(f"{str(path)!r} cannot be read ({error}); give an undamaged file for {name}.") from error
 
 
 def _pil_to_array(image: Image.Image, name: str) -> np.ndarray:
@@ -298,7 +298,7 @@ def _pil_to_array(image: Image.Image, name: str) -> np.ndarray:
     except ImageError:
         raise
     except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{name} can not be decoded ({error}); it may be truncated or damaged.") from error
+        raise ImageError(f"{name} cannot be decoded ({error}); it may be truncated or damaged.") from error
     return _check_array(np.asarray(image), name)
 
 

@@ -14,11 +14,13 @@ from colorlab.methods.base import Method
 from colorlab.strokes import Stroke, Strokes
 
 __all__ = [
+    "context_names",
     "coverage",
     "image_size",
     "pixel_cell",
     "resize_map",
     "shuffled_words",
+    "template_tokens",
     "text_of",
     "token_names",
     "word_tokens",
@@ -62,12 +64,51 @@ def word_tokens(method: Method, text: str, word: str, occurrence: int = 0) -> tu
         raise RangeError(
             f"occurrence is {occurrence}, but {word!r} comes {len(found)} time(s) in {text!r}; count from 0."
         )
-    start, end = found[occurrence].span()
-    offsets = _tokenized(method, text)["offset_mapping"]
-    positions = tuple(index for index, (first, last) in enumerate(offsets) if first < end and last > start)
+    positions = _positions_between(method, text, *found[occurrence].span())
     if not positions:
-        raise RangeError(f"{word!r} lies beyond the {len(offsets)} tokens that this model reads; shorten the prompt.")
+        length = len(token_names(method, text))
+        raise RangeError(f"{word!r} lies beyond the {length} tokens that this model reads; shorten the prompt.")
     return positions
+
+
+def _positions_between(method: Method, text: str, start: int, end: int) -> tuple[int, ...]:
+    """Return the positions of the tokens of text[start:end]; empty beyond what the model reads."""
+    offsets = _tokenized(method, text)["offset_mapping"]
+    return tuple(index for index, (first, last) in enumerate(offsets) if first < end and last > start)
+
+
+def template_tokens(method: Method, text: str, word: str, *, num_places: int = 8) -> torch.Tensor:
+    """Encode a word as if it were in a text: at the places of the words that are there, one after the other.
+
+    What a text encoder makes of a word depends on where it stands at least as much as on the word; alone, and so at
+    the first place, it resembles no word of a prompt. The caller holds the lock of the method.
+
+    Args:
+        method: whose text encoder is asked.
+        text: a prompt.
+        word: one, or several in a row.
+        num_places: at most so many, spread evenly over the text.
+
+    Returns:
+        (pieces, D), the mean over the places; that of the word alone where the text is empty.
+
+    Raises:
+        RangeError: the word has more pieces than the model reads anywhere in this text.
+    """
+    word = word.strip()
+    spans = [match.span() for match in re.finditer(r"\w+", text)] or [(0, len(text))]
+    chosen = sorted({round(index * (len(spans) - 1) / max(num_places - 1, 1)) for index in range(num_places)})
+    found: list[torch.Tensor] = []
+    for start, end in (spans[index] for index in chosen):
+        there = f"{text[:start]}{word}{text[end:]}"
+        positions = _positions_between(method, there, start, start + len(word))
+        encoded = method.encode_prompt(there).tokens[0, list(positions)]
+        # At the end of a long text a word may be cut short.
+        if not found or len(encoded) == len(found[0]):
+            found.append(encoded)
+    if not len(found[0]):
+        raise RangeError(f"{word!r} lies beyond the tokens that this model reads; shorten the prompt.")
+    return torch.stack(found).mean(dim=0)
 
 
 def token_names(method: Method, text: str) -> list[str]:
@@ -76,8 +117,25 @@ def token_names(method: Method, text: str) -> list[str]:
     return names
 
 
+def context_names(moment: Moment, guidance_pass: str, number: int | None) -> list[str]:
+    """Name the tokens that cross-attention reads: as they are spelt, or by position where they are no words.
+
+    Args:
+        moment: the step.
+        guidance_pass: in which pass.
+        number: of tokens; None where nothing was read.
+    """
+    if "tokenizer" in moment.method.components:
+        names = token_names(moment.method, text_of(moment, guidance_pass))
+        if number in (None, len(names)):
+            return names
+    return [f"token {index}" for index in range(number or 0)]
+
+
 def shuffled_words(method: Method, text: str, positions: tuple[int, ...], word: str) -> str:
-    """Return a text with its words in another order, drawn by a fixed seed, and another word at `positions`.
+    """Return a text with its words in another order, drawn by a fixed seed, and at `positions` none that is `word`.
+
+    Without a word any other order will do.
 
     Raises:
         RangeError: there is no such order, because the text has one word or the same everywhere.
@@ -88,11 +146,13 @@ def shuffled_words(method: Method, text: str, positions: tuple[int, ...], word: 
         order = torch.randperm(len(words), generator=generator).tolist()
         shuffled = " ".join(words[index] for index in order)
         places: set[int] = set()
-        for match in range(len(re.findall(rf"(?<!\w){re.escape(word.strip())}(?!\w)", shuffled, flags=re.IGNORECASE))):
+        pattern = rf"(?<!\w){re.escape(word.strip())}(?!\w)"
+        for match in range(len(re.findall(pattern, shuffled, flags=re.IGNORECASE)) if positions else 0):
             places |= set(word_tokens(method, shuffled, word, match))
         if shuffled != text and not places & set(positions):
             return shuffled
-    raise RangeError(f"The words of {text!r} have no other order without {word!r} at its place, so it has no baseline.")
+    without = f" without {word!r} at its place" if word else ""
+    raise RangeError(f"The words of {text!r} have no other order{without}, so there is no baseline; ask without it.")
 
 
 def image_size(moment: Moment) -> tuple[int, int]:

@@ -1,5 +1,6 @@
-"""Queries that need no attention: the guidance field and the path of a run from its record, features from a replay."""
+"""Queries that need no attention: guidance field, clean prediction and path from the record, features from a replay."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,16 +8,18 @@ import torch
 
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
-from colorlab.inspection.replay import Moment, moment_of, run_sites
+from colorlab.inspection.baselines import random_walk, shuffled_moment
+from colorlab.inspection.replay import Moment, moment_of, run_sites, watch_call
 from colorlab.inspection.shelf import shelf_of
 from colorlab.networks.passes import check_passes
 from colorlab.networks.sites import select_sites
 from colorlab.runs.run import Run
+from colorlab.runs.segments import predict_step
 
-__all__ = ["features", "guidance", "principal_components", "trajectory"]
+__all__ = ["features", "guidance", "origin", "prediction", "principal_axes", "principal_components", "trajectory"]
 
 
-def guidance(run: Run, step: int, *, passes: tuple[str, str] | None = None) -> Exhibit:
+def guidance(run: Run, step: int, *, passes: tuple[str, str] | None = None, baseline: bool = False) -> Exhibit:
     """Show how far two guidance passes of a step disagree, cell by cell (record: no network call).
 
     Args:
@@ -24,13 +27,14 @@ def guidance(run: Run, step: int, *, passes: tuple[str, str] | None = None) -> E
         step: index of the step.
         passes: whose predictions are compared, the second less the first; None for the first and the last pass, which
             for classifier-free guidance are `uncond` and `cond`.
+        baseline: whether to add the field with the words of the prompt in another order (one network call).
 
     Returns:
         (h, w): length over the latent channels of the difference, before any guidance scale.
 
     Raises:
         StateError: the step was not taken, or it has one pass only.
-        RangeError: there is no such pass.
+        RangeError: there is no such pass, or the words have no other order.
     """
     moment = moment_of(run, step)
     predictions = moment.record.predictions
@@ -42,18 +46,60 @@ def guidance(run: Run, step: int, *, passes: tuple[str, str] | None = None) -> E
             )
         passes = (names[0], names[-1])
     check_passes(passes, names)
-    first, second = (predictions[name][0].float() for name in passes)
+    null = None
+    if baseline:
+        with moment.method.lock, torch.no_grad():
+            shuffled = shuffled_moment(moment, "cond")
+            null = _disagreement(predict_step(moment.method, shuffled.segment, shuffled.state), passes)
     return Exhibit(
-        array=torch.linalg.vector_norm(second - first, dim=0).numpy(),
+        array=_disagreement(predictions, passes),
         axes=("h", "w"),
         unit="noise standard deviations",
         caption=f"Guidance field at step {step}: length of {passes[1]} - {passes[0]} over the latent channels.",
-        provenance={**_origin(run, moment, "guidance"), "passes": list(passes)},
+        provenance={**origin(run, moment, "guidance"), "passes": list(passes)},
+        baseline=null,
     )
 
 
-def trajectory(run: Run) -> Exhibit:
+def _disagreement(predictions: Mapping[str, torch.Tensor], passes: tuple[str, str]) -> np.ndarray:
+    """Return the length over the channels of the difference of two predictions, (h, w)."""
+    first, second = (predictions[name][0].float() for name in passes)
+    return torch.linalg.vector_norm(second - first, dim=0).numpy()
+
+
+def prediction(run: Run, step: int) -> Exhibit:
+    """Show the clean picture that the model had in mind at a step (record: no call of the denoising network).
+
+    The picture of `run.preview(step)`, which is decoded once and then kept.
+
+    Args:
+        run: any run that has taken the step.
+        step: index of the step.
+
+    Returns:
+        (H, W, 3) uint8, sRGB.
+
+    Raises:
+        StateError: the step was not taken.
+    """
+    moment = moment_of(run, step)
+    return Exhibit(
+        array=run.preview(step),
+        axes=("H", "W", "channel"),
+        unit="",
+        caption=f"Clean picture predicted at step {step} (t = {moment.record.timestep}), by the model's decoder.",
+        provenance={**origin(run, moment, "prediction"), "timestep": moment.record.timestep, "decoder": "model"},
+        kind="image",
+    )
+
+
+def trajectory(run: Run, *, baseline: bool = False) -> Exhibit:
     """Show the path of the latents in the plane that holds most of it (record: no network call).
+
+    Args:
+        run: any run.
+        baseline: whether to add a random walk with steps of the same lengths, in the plane that holds most of it: such
+            a walk gives a smooth arc as well.
 
     Returns:
         (2, states): coordinates of every state on the first two principal components, 0 at their mean; the share of
@@ -67,21 +113,23 @@ def trajectory(run: Run) -> Exhibit:
         raise StateError(f"A plane needs 3 states, but this run has {len(states)}; take at least two steps.")
     points = torch.stack([state.latents[0].flatten() for state in states])
     coordinates, shares = principal_components(points, 2)
+    walk = principal_components(random_walk(points), 2)[0].T.float().numpy() if baseline else None
     return Exhibit(
         array=coordinates.T.float().numpy(),
         axes=("component", "state"),
         unit="latent units",
         caption=f"Path of the latents in the plane that holds {float(shares.sum()):.0%} of their variance.",
         provenance={
-            **_origin(run, None, "trajectory"),
+            **origin(run, None, "trajectory"),
             "shares": shares.tolist(),
             "timesteps": [state.timestep for state in states],
         },
+        baseline=walk,
         kind="curves",
     )
 
 
-def features(run: Run, step: int, site: str, *, guidance_pass: str = "cond") -> Exhibit:
+def features(run: Run, step: int, site: str, *, guidance_pass: str = "cond", baseline: bool = False) -> Exhibit:
     """Show the features of a block as colors: their first three principal components (replay: one network call).
 
     Args:
@@ -89,13 +137,15 @@ def features(run: Run, step: int, site: str, *, guidance_pass: str = "cond") -> 
         step: index of the step.
         site: path of a block, resnet or transformer.
         guidance_pass: in which pass.
+        baseline: whether to add the features with the words of the prompt in another order (one more network call), on
+            the same components and the same scale, cut to it.
 
     Returns:
         (h, w, 3), each component stretched to [0, 1]; NaN where the replay is refused.
 
     Raises:
         StateError: the step was not taken.
-        RangeError: there is no such site or pass, or the pattern fits several.
+        RangeError: there is no such site or pass, the pattern fits several, or the words have no other order.
     """
     moment, all_sites = moment_of(run, step), run_sites(run)
     check_passes([guidance_pass], moment.guidance_passes)
@@ -103,14 +153,15 @@ def features(run: Run, step: int, site: str, *, guidance_pass: str = "cond") -> 
     if len(found) > 1:
         raise RangeError(f"{site!r} fits {len(found)} sites, but features of one are shown; give the whole path.")
     replay = shelf_of(moment.method).get(moment, found)
-    array, shares = np.full((*found[0].grid, 3), np.nan, dtype=np.float32), torch.zeros(3)
+    array, null, shares = np.full((*found[0].grid, 3), np.nan, dtype=np.float32), None, torch.zeros(3)
     if replay.verdict.name != "refused":
-        read = replay.readings[found[0].path, guidance_pass].get("features")
-        components, shares = principal_components(read[0].flatten(1).T, 3)
-        low, high = components.amin(dim=0), components.amax(dim=0)
-        # A component without any variance is even gray.
-        stretched = torch.where(high > low, (components - low) / (high - low).clamp_min(1e-30), 0.5)
-        array = stretched.float().unflatten(0, found[0].grid).numpy()
+        read = replay.readings[found[0].path, guidance_pass].get("features")[0]
+        other = None
+        if baseline:
+            with moment.method.lock, torch.no_grad():
+                readings, _ = watch_call(shuffled_moment(moment, guidance_pass), found, wanted_passes=[guidance_pass])
+            other = readings[found[0].path, guidance_pass].get("features")[0]
+        array, null, shares = _as_colors(read, other)
     return Exhibit(
         array=array,
         axes=("h", "w", "component"),
@@ -120,7 +171,7 @@ def features(run: Run, step: int, site: str, *, guidance_pass: str = "cond") -> 
             f"{float(shares.sum()):.0%} of the variance. Replay: {replay.verdict}."
         ),
         provenance={
-            **_origin(run, moment, "features"),
+            **origin(run, moment, "features"),
             "site": found[0].path,
             "guidance_pass": guidance_pass,
             "shares": shares.tolist(),
@@ -128,40 +179,65 @@ def features(run: Run, step: int, site: str, *, guidance_pass: str = "cond") -> 
             "reasons": list(replay.verdict.reasons),
         },
         verdict=replay.verdict.name,
+        baseline=null,
         kind="image",
     )
 
 
-def principal_components(points: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Project points onto their principal components, in float64.
+def _as_colors(read: torch.Tensor, other: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray | None, torch.Tensor]:
+    """Stretch the components of features (C, h, w), and of others on the same axes, to [0, 1]; with the shares."""
+    points = read.flatten(1).T.double()
+    axes, shares = principal_axes(points, 3)
+    components = (points - points.mean(dim=0)) @ axes
+    low, high = components.amin(dim=0), components.amax(dim=0)
+
+    def stretched(coordinates: torch.Tensor) -> np.ndarray:
+        # A component without any variance is even gray.
+        parts = torch.where(high > low, (coordinates - low) / (high - low).clamp_min(1e-30), 0.5)
+        return parts.clamp(0, 1).float().unflatten(0, read.shape[-2:]).numpy()
+
+    null = None if other is None else stretched((other.flatten(1).T.double() - points.mean(dim=0)) @ axes)
+    return stretched(components), null, shares
+
+
+def principal_axes(points: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the directions of most variance, in float64.
 
     Args:
         points: (n, D) float.
-        number: of components; those beyond the rank are zero.
+        number: of directions; those beyond the rank are zero.
 
     Returns:
-        Coordinates (n, number), and the share of the variance that each component holds, (number,). The sign is such
-        that the coordinate of largest size is positive.
+        Directions (D, number), and the share of the variance along each, (number,). The sign is such that the
+        coordinate of largest size is positive.
     """
     centered = points.double() - points.double().mean(dim=0)
-    left, sizes, _ = torch.linalg.svd(centered, full_matrices=False)
-    coordinates = torch.zeros(len(points), number, dtype=torch.float64)
+    _, sizes, directions = torch.linalg.svd(centered, full_matrices=False)
+    # What is left after the rank is rounding: the mean of n points costs one dimension.
+    kept = min(number, int((sizes > sizes.amax() * len(points) * torch.finfo(sizes.dtype).eps).sum()))
+    axes = torch.zeros(points.shape[1], number, dtype=torch.float64)
     shares = torch.zeros(number, dtype=torch.float64)
-    kept = min(number, len(sizes))
-    coordinates[:, :kept] = left[:, :kept] * sizes[:kept]
-    total = sizes.square().sum()
-    if total > 0:
-        shares[:kept] = sizes[:kept].square() / total
+    axes[:, :kept] = directions[:kept].T
+    if kept:
+        shares[:kept] = sizes[:kept].square() / sizes.square().sum()
+    coordinates = centered @ axes
     largest = coordinates.gather(0, coordinates.abs().argmax(dim=0, keepdim=True))
-    return coordinates * torch.where(largest < 0, -1.0, 1.0), shares
+    return axes * torch.where(largest < 0, -1.0, 1.0), shares
 
 
-def _origin(run: Run, moment: Moment | None, query: str) -> dict[str, Any]:
+def principal_components(points: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Project points onto their principal axes: coordinates (n, number) with mean 0; else as `principal_axes`."""
+    axes, shares = principal_axes(points, number)
+    centered = points.double() - points.double().mean(dim=0)
+    return centered @ axes, shares
+
+
+def origin(run: Run, moment: Moment | None, query: str) -> dict[str, Any]:
     """Say where an exhibit comes from."""
-    origin = {
+    where = {
         "query": query,
         "model": run.method.model_name,
         "weights": run.method.weights_hash,
         "run": run.name,
     }
-    return origin if moment is None else {**origin, "step": moment.record.step_index}
+    return where if moment is None else {**where, "step": moment.record.step_index}

@@ -30,7 +30,7 @@ class ChannelExtension(Mechanism):
 
         Args:
             latents: (B, 4, h, w).
-            tap: (B, C, h, w), the deepest one.
+            tap: (B or 1, C, h, w), the deepest one.
             settings: what is in force.
 
         Returns:
@@ -38,7 +38,7 @@ class ChannelExtension(Mechanism):
         """
         values = self.in_force(settings)
         gain = cast(float, values["gain"]) if values[SWITCH] else 0.0
-        return torch.cat([latents, gain * tap], dim=1)
+        return torch.cat([latents, gain * tap.expand(len(latents), -1, -1, -1)], dim=1)
 
     def explain(self, call: Call, probe: Mapping[str, torch.Tensor] = NO_PROBE) -> dict[str, Exhibit]:
         """Show the feature the network sees, as its length in every latent cell. No network call."""

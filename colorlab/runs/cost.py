@@ -20,11 +20,13 @@ class PhaseCost:
     Args:
         network_calls: calls of any network; a call for several guidance passes at once counts as one.
         seconds: wall clock, waiting for other runs of the same model not included.
+        num_times: how often the phase was gone through: conditionings encoded, steps taken, pictures decoded.
         num_bytes: tensors and pictures kept.
     """
 
     network_calls: int = 0
     seconds: float = 0.0
+    num_times: int = 0
     num_bytes: int = 0
 
 
@@ -49,7 +51,7 @@ class CostMeter:
 
     def __init__(self, method: Method) -> None:
         self._method = method
-        self._spent: dict[StepPhase, tuple[int, float]] = {}
+        self._spent: dict[StepPhase, tuple[int, float, int]] = {}
 
     @contextmanager
     def measure(self, phase: StepPhase) -> Iterator[None]:
@@ -59,13 +61,12 @@ class CostMeter:
             try:
                 yield
             finally:
-                calls, seconds = self._spent.get(phase, (0, 0.0))
+                calls, seconds, times = self._spent.get(phase, (0, 0.0, 0))
                 calls += self._method.network_calls.total() - calls_before
-                self._spent[phase] = (calls, seconds + time.perf_counter() - started_s)
+                self._spent[phase] = (calls, seconds + time.perf_counter() - started_s, times + 1)
 
     def cost(self, num_bytes: dict[StepPhase, int]) -> Cost:
         """Return what was measured so far, with the bytes kept now."""
         phases: tuple[StepPhase, ...] = ("prepare", "predict", "decode")
-        return Cost(
-            {phase: PhaseCost(*self._spent.get(phase, (0, 0.0)), num_bytes=num_bytes.get(phase, 0)) for phase in phases}
-        )
+        spent = {phase: self._spent.get(phase, (0, 0.0, 0)) for phase in phases}
+        return Cost({phase: PhaseCost(*spent[phase], num_bytes=num_bytes.get(phase, 0)) for phase in phases})

@@ -5,9 +5,14 @@ is imported when the first question is asked, as exhibits import their drawings.
 """
 
 import importlib
-from typing import Any
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from colorlab.exhibits import Exhibit
+
+if TYPE_CHECKING:
+    from colorlab.inspection.studies import Studies
 
 __all__ = ["Queries"]
 
@@ -23,6 +28,7 @@ class Queries:
         *,
         word: str | None = None,
         occurrence: int = 0,
+        token: int | Sequence[int] | None = None,
         pixel: tuple[float, float] | None = None,
         region: Any = None,
         measure: str | None = None,
@@ -35,12 +41,13 @@ class Queries:
     ) -> Exhibit:
         """Show attention at a step that was taken (replay: one network call, none for further questions).
 
-        Give one of word, pixel, region and measure; see `colorlab.inspection.queries.attention`.
+        Give one of word, token, pixel, region and measure; see `colorlab.inspection.queries.attention`.
 
         Args:
             step: index of the step.
             word: a word, or words in a row, of the prompt or not.
             occurrence: which one if the word comes several times.
+            token: position of a token of the context, or several: image tokens, for instance.
             pixel: (x, y) of the picture.
             region: mask (H, W) of the picture, or a stroke.
             measure: "entropy", "spread", "mean_x" or "mean_y".
@@ -63,6 +70,7 @@ class Queries:
             step,
             word=word,
             occurrence=occurrence,
+            token=token,
             pixel=pixel,
             region=region,
             measure=measure,
@@ -75,20 +83,40 @@ class Queries:
         )
         return exhibit
 
-    def features(self, step: int, site: str, *, guidance_pass: str = "cond") -> Exhibit:
+    def features(self, step: int, site: str, *, guidance_pass: str = "cond", baseline: bool = False) -> Exhibit:
         """Show the features of a block as colors (replay); see `colorlab.inspection.views.features`."""
-        exhibit: Exhibit = _inspection("views").features(self, step, site, guidance_pass=guidance_pass)
+        exhibit: Exhibit = _inspection("views").features(
+            self, step, site, guidance_pass=guidance_pass, baseline=baseline
+        )
         return exhibit
 
-    def guidance(self, step: int, *, passes: tuple[str, str] | None = None) -> Exhibit:
+    def guidance(self, step: int, *, passes: tuple[str, str] | None = None, baseline: bool = False) -> Exhibit:
         """Show how far two guidance passes disagree (record); see `colorlab.inspection.views.guidance`."""
-        exhibit: Exhibit = _inspection("views").guidance(self, step, passes=passes)
+        exhibit: Exhibit = _inspection("views").guidance(self, step, passes=passes, baseline=baseline)
         return exhibit
 
-    def trajectory(self) -> Exhibit:
-        """Show the path of the latents in a plane (record); see `colorlab.inspection.views.trajectory`."""
-        exhibit: Exhibit = _inspection("views").trajectory(self)
+    def prediction(self, step: int) -> Exhibit:
+        """Show the clean picture predicted at a step (record); see `colorlab.inspection.views.prediction`."""
+        exhibit: Exhibit = _inspection("views").prediction(self, step)
         return exhibit
+
+    def trajectory(self, *, baseline: bool = False) -> Exhibit:
+        """Show the path of the latents in a plane (record); see `colorlab.inspection.views.trajectory`."""
+        exhibit: Exhibit = _inspection("views").trajectory(self, baseline=baseline)
+        return exhibit
+
+    def settled(self, *, tolerance: float = 5.0, decoder: str = "model", baseline: bool = False) -> Exhibit:
+        """Show after which step the color of every pixel stays (record); see `colorlab.inspection.settling.settled`."""
+        exhibit: Exhibit = _inspection("settling").settled(
+            self, tolerance=tolerance, decoder=decoder, baseline=baseline
+        )
+        return exhibit
+
+    @cached_property
+    def study(self) -> "Studies":
+        """Questions that take many network calls (studies): cost first, progress, cancel."""
+        studies: Studies = _inspection("studies").Studies(self)
+        return studies
 
 
 def _inspection(module: str) -> Any:

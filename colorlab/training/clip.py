@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from colorlab.networks.image_tokens import PIXEL_MEAN, PIXEL_STD
 from colorlab.networks.libraries import CLIPConfig, CLIPModel, CLIPTokenizer
 from colorlab.training.captions import FADED_TEMPLATES, fade, faded_caption, photo_caption
 from colorlab.training.corpus import CAPTION_KINDS, GROUND_INDEX, NO_THING, PATCH_PX, SKY_INDEX
@@ -33,11 +34,10 @@ PATCH_WEIGHT = 0.5
 """Weight of the patch contrast against the picture contrast. Ours."""
 MENTION_WEIGHT = 0.5
 """Weight of the contrast between patches and nouns inside captions. Ours."""
+NUM_WRONG = 3
+"""Wrong captions of each picture. Ours: a picture in color has to win against the best of several."""
 PHRASES = (("the {color} {kind}", 0.55), ("the {kind}", 0.8), ("something {color}", 1.0))
 """How the objects of a batch are named, with the rising shares of each way. Ours."""
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""CLIP's published picture mean, so that its processors fit this model too."""
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def mini_clip(tokenizer: CLIPTokenizer, *, width: int = 128) -> CLIPModel:
@@ -157,7 +157,7 @@ class _Batch:
     Args:
         images: (B, 3, 128, 128) float, [0, 1]; photographs first, then S scenes.
         captions: what each shows.
-        wrong: of a picture in color that it has none, of a faded one that it is in color.
+        wrong: B * `NUM_WRONG`: of a picture in color that it has none, of a faded one that it is in color.
         phrases: names of what the scenes show.
         targets: (S, 256) int64, index of the phrase that names each patch, or `NO_THING`.
         mentions: nouns in complete captions of the scenes in color, and in the same with exchanged colors.
@@ -218,8 +218,8 @@ class ClipRecipe:
         picture_vectors = F.normalize(tokens[:, 0], dim=-1)
         logits = scale * picture_vectors @ caption_vectors.T
         same = _shares(batch.captions, batch.captions).to(device)
-        against_wrong = scale * (picture_vectors * wrong_vectors).sum(-1, keepdim=True)
-        to_text = F.cross_entropy(torch.cat([logits, against_wrong], 1), F.pad(same, (0, 1)))
+        against_wrong = scale * torch.einsum("bd,bwd->bw", picture_vectors, wrong_vectors.unflatten(0, (-1, NUM_WRONG)))
+        to_text = F.cross_entropy(torch.cat([logits, against_wrong], 1), F.pad(same, (0, NUM_WRONG)))
         picture_loss = (to_text + F.cross_entropy(logits.T, same)) / 2
 
         patches = F.normalize(tokens[-batch.targets.shape[0] :, 1:], dim=-1).flatten(0, 1)
@@ -256,7 +256,7 @@ class ClipRecipe:
             named = bool(torch.rand(1, generator=generator) < 0.7)
             plain = photo_caption(label, "" if faded else color, generator, name_color=named)
             captions.append(faded_caption(label, faded, generator) if faded else plain)
-            wrong.append(plain if faded else faded_caption(label, self._fading(generator, share=1.0), generator))
+            wrong += self._wrong(plain, label, faded, generator)
         phrases: dict[str, int] = {}
         template = self._phrase(generator)
         targets = torch.full((len(draws.scenes), (IMAGE_PX // PATCH_PX) ** 2), NO_THING, dtype=torch.long)
@@ -268,7 +268,7 @@ class ClipRecipe:
             faded = fading[num_photographs + position]
             plain = content if faded else texts[int(torch.randint(len(texts), (1,), generator=generator))]
             captions.append(faded_caption(content, faded, generator) if faded else plain)
-            wrong.append(plain if faded else faded_caption(content, self._fading(generator, share=1.0), generator))
+            wrong += self._wrong(plain, content, faded, generator)
             if faded:
                 labels += [""] * targets.shape[1]
                 continue
@@ -304,6 +304,13 @@ class ClipRecipe:
         """Draw how the objects of a batch are named: one way for all, so that no two phrases fit one patch."""
         draw = float(torch.rand(1, generator=generator))
         return next(template for template, bound in PHRASES if draw < bound)
+
+    @classmethod
+    def _wrong(cls, plain: str, content: str, faded: str, generator: torch.Generator) -> list[str]:
+        """Draw the wrong captions of a picture."""
+        if faded:
+            return [plain] * NUM_WRONG
+        return [faded_caption(content, cls._fading(generator, share=1.0), generator) for _ in range(NUM_WRONG)]
 
     @staticmethod
     def _fading(generator: torch.Generator, *, share: float = FADED_SHARE) -> str:

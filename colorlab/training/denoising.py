@@ -11,17 +11,21 @@ Deviation (ours, for few samples): the papers of this package predict the noise.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from colorlab.color import COLORS
 from colorlab.methods.components import load_component, save_component
 from colorlab.methods.folder import ModelIndex, write_index
 from colorlab.networks.libraries import UNet2DConditionModel
 from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.training.grounding import CrossAttentionReader, grounding_loss, naming_tokens
 from colorlab.training.latents import WORKING_PX, EncodedPictures
+from colorlab.training.scene_kinds import KINDS
 
 OBJECT_WEIGHT = 3.0
 """Weight of a latent cell on an object against 1 elsewhere. Ours."""
@@ -73,18 +77,26 @@ class FrozenText:
         tokenizer = load_component("tokenizer", folder, device=device, dtype=torch.float32)
         return cls(tokenizer, encoder.requires_grad_(False).eval())
 
-    @torch.no_grad()
-    def encode(self, texts: list[str]) -> torch.Tensor:
-        """Encode B texts into (B, N, D) tokens, padded to full length as at sampling time."""
-        tokens = self.tokenizer(
+    def token_ids(self, texts: list[str]) -> torch.Tensor:
+        """Spell B texts as (B, N) int64, padded to full length as at sampling time."""
+        ids: torch.Tensor = self.tokenizer(
             texts,
             padding="max_length",
             max_length=self.tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
-        )
+        )["input_ids"]
+        return ids
+
+    def word_id(self, word: str) -> int:
+        """Return the first token of a word; every color and kind is one token."""
+        return int(self.tokenizer(word)["input_ids"][1])
+
+    @torch.no_grad()
+    def encode(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Encode (B, N) tokens into (B, N, D) hidden states."""
         device = next(self.encoder.parameters()).device
-        hidden: torch.Tensor = self.encoder(tokens["input_ids"].to(device)).last_hidden_state
+        hidden: torch.Tensor = self.encoder(token_ids.to(device)).last_hidden_state
         return hidden
 
 
@@ -100,6 +112,8 @@ class DenoisingRecipe(ABC):
     """
 
     name: str
+    grounding_weight: float = 0.0
+    """Weight of `grounding_loss`; 0 for a network that does not see where the objects are."""
 
     def __init__(
         self,
@@ -137,13 +151,32 @@ class DenoisingRecipe(ABC):
         drawn = torch.rand(batch_size, generator=generator).sqrt() * total
         timesteps = drawn.long().clamp(max=total - 1).to(device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
-        words = self.text.encode(self.encoded.captions(indices, generator))
-        predicted = module(self.network_input(noisy, indices), timesteps, encoder_hidden_states=words).sample
+        token_ids = self.text.token_ids(self.encoded.captions(indices, generator))
+        words = self.text.encode(token_ids)
+        with CrossAttentionReader(module, noisy.shape) as reader:
+            predicted = module(self.network_input(noisy, indices), timesteps, encoder_hidden_states=words).sample
         weights = 1 + (OBJECT_WEIGHT - 1) * self.encoded.object_cells(indices).to(device)
         squared = (predicted - self.schedule.training_target(latents, noise, timesteps)).square()
         loss = (weights * squared).mean() / weights.mean()
         early = timesteps > total // 2
-        return loss, {"mse": float(squared.detach().mean()), "mse_early": float(squared.detach()[early].mean())}
+        numbers = {"mse": float(squared.detach().mean()), "mse_early": float(squared.detach()[early].mean())}
+        if self.grounding_weight:
+            grounding = grounding_loss(
+                reader.probabilities(), self._named(token_ids, indices), self.encoded.patches(indices)
+            )
+            loss = loss + self.grounding_weight * grounding
+            numbers["grounding"] = float(grounding.detach())
+        return loss, numbers
+
+    def _named(self, token_ids: torch.Tensor, indices: list[int]) -> torch.Tensor:
+        """Find the tokens that name the instances of each picture, (B, 4, N) bool."""
+        kinds = [[self._word_ids[kind] for _, kind in self.encoded.things(index)] for index in indices]
+        return naming_tokens(token_ids, kinds, [self._word_ids[color] for color in COLORS])
+
+    @cached_property
+    def _word_ids(self) -> dict[str, int]:
+        """Tokens of the words that name objects and colors."""
+        return {word: self.text.word_id(word) for word in (*COLORS, *KINDS)}
 
     def _indices(self, batch_size: int, generator: torch.Generator) -> list[int]:
         """Draw pictures: a fixed share of photographs, the rest scenes."""

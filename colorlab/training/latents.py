@@ -13,6 +13,7 @@ from colorlab.checkpoints.reading import file_sha256
 from colorlab.networks.libraries import AutoencoderKL
 from colorlab.networks.luminance import LuminanceEncoder, lightness_hint
 from colorlab.training.captions import photo_caption
+from colorlab.training.corpus import NO_THING, SKY_INDEX
 from colorlab.training.photos import crops
 from colorlab.training.pixels import Pictures
 
@@ -54,6 +55,23 @@ class EncodedPictures:
         """
         return [self._caption(index, generator) for index in indices]
 
+    def patches(self, indices: list[int]) -> torch.Tensor:
+        """Tell what covers most of each latent cell.
+
+        Args:
+            indices: of B pictures.
+
+        Returns:
+            (B, 16, 16) int64 as in `SceneCorpus.patches`; `NO_THING` all over photographs.
+        """
+        count = len(self.pictures.photographs)
+        found = torch.full((len(indices), *self.latents.shape[-2:]), NO_THING, dtype=torch.long)
+        for position, index in enumerate(indices):
+            if index >= count:
+                patches = torch.from_numpy(self.pictures.scenes.patches[index - count]).long()
+                found[position] = patches.flip(1) if _is_mirrored(index - count) else patches
+        return found
+
     def object_cells(self, indices: list[int]) -> torch.Tensor:
         """Tell which latent cells show an object of a scene.
 
@@ -63,14 +81,13 @@ class EncodedPictures:
         Returns:
             (B, 1, 16, 16) float, 1 on objects of scenes, 0 elsewhere and on photographs.
         """
+        patches = self.patches(indices)
+        return ((patches >= 0) & (patches < SKY_INDEX)).float().unsqueeze(1)
+
+    def things(self, index: int) -> tuple[tuple[str, str], ...]:
+        """Return (color, kind) of the instances of a picture; none for a photograph."""
         count = len(self.pictures.photographs)
-        cells = torch.zeros(len(indices), 1, *self.latents.shape[-2:])
-        for position, index in enumerate(indices):
-            if index >= count:
-                patches = torch.from_numpy(self.pictures.scenes.patches[index - count])
-                patches = patches.flip(1) if _is_mirrored(index - count) else patches
-                cells[position, 0] = ((patches >= 0) & (patches < 4)).float()
-        return cells
+        return () if index < count else self.pictures.scenes.things[index - count]
 
     def _caption(self, index: int, generator: torch.Generator) -> str:
         """Draw one caption."""

@@ -51,7 +51,11 @@ def load_photographs(folder: Path, *, split: str = "train", cache: Path | None =
     """
     manifest = _manifest(folder)
     with manifest.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["name"].startswith(split)]
+        reader = csv.DictReader(file)
+        lacking = {"name", "shard", "label"} - set(reader.fieldnames or ())
+        if lacking:
+            raise ImageError(f"{manifest} lacks the column {min(lacking)!r}; expected name, shard and label.")
+        rows = [row for row in reader if row["name"].startswith(split)]
     if not rows:
         raise ImageError(f"{manifest} names no picture of split {split!r}; expected names like {split}_00000.jpg.")
     path = cache / f"{split}.npy" if cache else None
@@ -132,6 +136,14 @@ def crops(images: torch.Tensor, size_px: int, generator: torch.Generator) -> tup
     return squares.permute(0, 3, 1, 2).float() / 255, mirrored
 
 
+def _picture(data: bytes, place: str) -> np.ndarray:
+    """Decode one picture; an error says where it lies."""
+    try:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{place} cannot be read ({error}); fetch the folder again.") from error
+
+
 def _decode(folder: Path, rows: list[dict[str, str]]) -> np.ndarray:
     """Decode the rows' pictures out of their shards."""
     wanted = {row["name"]: index for index, row in enumerate(rows)}
@@ -146,7 +158,12 @@ def _decode(folder: Path, rows: list[dict[str, str]]) -> np.ndarray:
                 file = archive.extractfile(member) if index is not None else None
                 if index is None or file is None:
                     continue
-                picture = np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB"))
+                picture = _picture(file.read(), f"{member.name} in {folder / shard}")
+                if images is not None and picture.shape != images.shape[1:]:
+                    raise ImageError(
+                        f"{member.name} in {folder / shard} is {picture.shape[0]} x {picture.shape[1]}, but "
+                        f"{images.shape[1]} x {images.shape[2]} is expected, as the first picture has."
+                    )
                 if images is None:
                     images = np.zeros((len(rows), *picture.shape), np.uint8)
                 images[index] = picture

@@ -54,6 +54,9 @@ PLANS: dict[str, Plan] = {
 }
 """How long each recipe trains unless told otherwise; what the shipped weights got is in their model cards."""
 
+VISION_PHOTOGRAPH_SHARE = 0.7
+"""Share of photographs in a batch of `clip-vision`; ours: they are harder to tell from gray than scenes are."""
+
 MEMBERS = {
     "vae": "vae",
     "clip": "clip",
@@ -173,7 +176,7 @@ def _build_clip_words(pictures: Pictures, out: Path, cache: Path, device: torch.
 
 
 def _build_clip_vision(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    return _go_on_with_clip(pictures, out, "words")
+    return _go_on_with_clip(replace(pictures, photograph_share=VISION_PHOTOGRAPH_SHARE), out, "words")
 
 
 def _build_prior(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from meters import allocated_peak_bytes
 
 from colorlab.errors import RangeError, ShapeError, StateError
 from colorlab.inspection.attention import attention_reduce, cell_centers
@@ -95,24 +96,6 @@ def test_half_precision_is_reduced_in_float32():
     expected = brute_force(q, k, columns, rows, GRID)
     assert found.columns.dtype == torch.float32
     assert (found.columns - expected["columns"]).abs().max() <= 1e-5
-
-
-def allocated_peak_bytes(function):
-    """Return by how much the memory that torch's allocator holds grows at most while a function runs."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        kept = function()
-    allocations, events = [], list(profile.profiler.kineto_results.experimental_event_tree())
-    while events:
-        event = events.pop()
-        events.extend(event.children)
-        if hasattr(event.extra_fields, "alloc_size"):
-            allocations.append((event.start_time_ns, event.extra_fields.alloc_size))
-    del kept
-    held = peak = 0
-    for _, size in sorted(allocations, key=lambda pair: pair[0]):
-        held += size
-        peak = max(peak, held)
-    return peak
 
 
 def test_the_meter_sees_memory():

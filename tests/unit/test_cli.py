@@ -308,9 +308,20 @@ def toy_recipe(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_train_hands_everything_to_the_recipe(
     toy_recipe: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu", "--resume", "--steps", "7"]
+    words = [
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+        "--resume",
+        "--warm-start",
+        "--steps",
+        "7",
+    ]
     assert cli.main(["train", "toy", *words]) == 0
-    given = {"data": tmp_path, "out": tmp_path / "out", "device": "cpu", "resume": True, "steps": 7}
+    given = {"data": tmp_path, "out": tmp_path / "out", "device": "cpu", "resume": True, "warm_start": True, "steps": 7}
     assert toy_recipe == [{"name": "toy", **given}]
     assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "family" / "toy")
 

@@ -141,7 +141,7 @@ def test_prompts_of_any_kind_are_taken(prompt: str) -> None:
 @pytest.mark.parametrize(
     ("values", "error", "words"),
     [
-        ({"gray": "nowhere.png"}, ImageError, "gray: there is no file"),
+        ({"gray": "nowhere.png"}, ImageError, "There is no file 'nowhere.png' for gray"),
         ({"exemplar": np.full((4, 4, 3), np.nan)}, ImageError, "exemplar holds 48 values that are NaN"),
         ({"gray": GRAY, "sketch": GRAY[:5]}, ShapeError, "sketch is 5 x 16 pixels, but gray is 12 x 16"),
         ({"gray": GRAY, "base_image": COLOR[:, :5]}, ShapeError, "base_image is 12 x 5"),

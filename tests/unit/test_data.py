@@ -37,6 +37,13 @@ def test_a_variable_that_names_no_folder_is_told(monkeypatch: pytest.MonkeyPatch
         data_folder()
 
 
+def test_a_variable_that_names_the_family_itself_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_model(folder, "mini/lcad")
+    monkeypatch.setenv("COLORLAB_DATA", str(folder / "mini"))
+    with pytest.raises(WeightsError, match=f"set it to the folder above, {str(folder)!r}"):
+        data_folder()
+
+
 def test_this_installation_has_a_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLORLAB_DATA", raising=False)
     assert data_folder().is_dir()

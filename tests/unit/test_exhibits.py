@@ -34,12 +34,29 @@ def heat(**changes: Any) -> Exhibit:
     return Exhibit(**{**values, **changes})
 
 
-@pytest.mark.parametrize("changes", [{}, {"baseline": None, "verdict": None}, {"array": [[np.nan] * 3] * 2}])
+PICTURES = {"seed 0": np.zeros((4, 5, 3), np.uint8), "seed 1 ü": np.ones((6, 5, 3), np.float32)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"baseline": None, "verdict": None}, {"array": [[np.nan] * 3] * 2}, {"pictures": PICTURES}],
+)
 def test_npz_and_pickle_lose_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
     exhibit = heat(**changes)
     assert Exhibit.load(exhibit.save(tmp_path / "deep" / "x.npz")) == exhibit
     assert pickle.loads(pickle.dumps(exhibit)) == exhibit
     assert exhibit != heat(caption="Another.")
+
+
+def test_pictures_are_read_only_and_told() -> None:
+    exhibit = heat(pictures=PICTURES)
+    assert exhibit != heat()
+    assert exhibit != heat(pictures={**PICTURES, "seed 0": PICTURES["seed 0"] + 1})
+    assert "with baseline, 2 pictures" in repr(exhibit)
+    with pytest.raises(ValueError, match="read-only"):
+        exhibit.pictures["seed 0"][0, 0, 0] = 9
+    with pytest.raises(ShapeError, match="picture 'x' has shape"):
+        heat(pictures={"x": np.zeros((4, 5))})
 
 
 def test_csv_holds_every_value_and_the_provenance(tmp_path: Path) -> None:

@@ -168,14 +168,14 @@ def _absurd(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda folder: folder / "nothing.png", "there is no file"),
+        (lambda folder: folder / "nothing.png", "There is no file"),
         (lambda folder: folder, "is a folder"),
         (_truncated, "truncated"),
         (_text, "not a picture"),
         (_empty_file, "not a picture"),
-        (_bad_header, "can not be read"),
-        (lambda folder: "x" * 5000, "there is no file"),
-        (lambda folder: "x\0y", "there is no file"),
+        (_bad_header, "cannot be read"),
+        (lambda folder: "x" * 5000, "There is no file"),
+        (lambda folder: "x\0y", "There is no file"),
         (_huge, "at most 50,000,000"),
         (_absurd, "50,000,000 pixels"),
         (lambda folder: np.full((4, 4), np.nan), "16 values that are NaN"),
@@ -200,7 +200,7 @@ def test_bad_pictures_give_one_clear_sentence(make: Callable[[Path], object], wo
         with pytest.raises(ImageError, match=words) as caught:
             load(make(tmp_path), "the photo")
         message = str(caught.value)
-        assert message.startswith("the photo")
+        assert "the photo" in message
         assert message.endswith(".")
         assert "\n" not in message
 

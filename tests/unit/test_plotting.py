@@ -150,6 +150,33 @@ def test_exhibits_are_drawn(kind: str, shape: tuple[int, ...], axes: tuple[str, 
     assert figure.to_array().std() > 1.0
 
 
+@pytest.mark.parametrize("has_baseline", [False, True])
+def test_a_gallery_shows_the_pictures_and_then_the_map(has_baseline: bool) -> None:
+    ramp = np.linspace(0, 1, 600).reshape(20, 30)
+    exhibit = Exhibit(
+        array=ramp, axes=("H", "W"), unit="", caption="Spread.", kind="gallery",
+        baseline=ramp[::-1] if has_baseline else None, pictures={"seed 0": RED, "seed 1": RED, "seed 2": RED},
+    )  # fmt: skip
+    figure = exhibit.plot()
+    titles = [axes.get_title() for axes in figure.axes if axes.images]
+    assert titles == ["seed 0", "seed 1", "seed 2", "map", *(["null baseline"] if has_baseline else [])]
+    np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), ramp)
+    assert share_of(figure, (220, 20, 20)) > 0.2
+
+
+def test_a_ranking_shows_its_first_twenty_with_their_labels() -> None:
+    labels = [f"head {index}" for index in range(30)]
+    exhibit = Exhibit(
+        array=np.arange(30)[::-1], axes=("head",), unit="Delta E", caption="Ranking.", kind="ranking",
+        provenance={"labels": labels},
+    )  # fmt: skip
+    axes = exhibit.plot().axes[0]
+    assert [bar.get_width() for bar in axes.patches] == list(range(29, 9, -1))
+    assert [label.get_text() for label in axes.get_yticklabels()] == labels[:20]
+    plain = Exhibit(array=np.ones(3), axes=("head",), unit="", caption="", kind="ranking")
+    assert [label.get_text() for label in plain.plot().axes[0].get_yticklabels()] == ["0", "1", "2"]
+
+
 def test_an_exhibit_of_other_axes_is_refused() -> None:
     assert {"heatmap", "curves", "image"} <= set(drawing_names())
     exhibit = Exhibit(array=np.zeros((2, 2, 2)), axes=("head", "h", "w"), unit="", caption="Three axes.")

@@ -99,6 +99,32 @@ def test_a_picture_that_no_shard_holds_is_told(photo_folder: Path, tmp_path: Pat
         load_photographs(folder)
 
 
+def test_a_manifest_without_a_column_is_told(photo_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("name,shard\ntrain_00000.jpg,train-0.tar\n")
+    with pytest.raises(ImageError, match=r"manifest\.csv lacks the column 'label'"):
+        load_photographs(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other size"])
+def test_a_damaged_picture_in_a_shard_is_told(photo_folder: Path, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photo_folder, folder)
+    file = io.BytesIO()
+    Image.fromarray(flat_picture("red", side=80)).save(file, "JPEG")
+    content = file.getvalue()[:200] if damage == "truncated" else file.getvalue()
+    with tarfile.open(folder / "train-9.tar", "w") as archive:
+        info = tarfile.TarInfo("train_00099.jpg")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    with (folder / "manifest.csv").open("a") as manifest:
+        manifest.write("train_00099.jpg,train-9.tar,tulips\n")
+    expected = "train_00099.jpg in .*train-9.tar " + (
+        "cannot be read" if damage == "truncated" else "is 80 x 80, but 160"
+    )
+    with pytest.raises(ImageError, match=expected):
+        load_photographs(folder)
+
+
 def test_crops_are_parts_of_the_pictures() -> None:
     images = torch.arange(2 * 8 * 8 * 3, dtype=torch.uint8).view(2, 8, 8, 3)
     squares, mirrored = crops(images, 8, torch.Generator().manual_seed(0))

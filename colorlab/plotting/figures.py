@@ -1,12 +1,11 @@
-"""Drawing: functions that return a matplotlib `Figure`, and the drawings of exhibits.
+"""Functions that return a matplotlib `Figure` of pictures, maps and curves.
 
 No `pyplot`: a figure belongs to whoever asked for it, is drawn in any thread, and leaves no global state behind. In a
-notebook a figure shows itself as the last value of a cell. Importing this module registers the drawings of exhibits.
+notebook a figure shows itself as the last value of a cell.
 """
 
 import io
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,22 +14,23 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from colorlab.color import delta_e, delta_e_2000, rgb_to_lab
 from colorlab.errors import RangeError, ShapeError, StateError
-from colorlab.exhibits import Exhibit, register_drawing
 
 __all__ = [
+    "CELL_PX",
     "LabFigure",
-    "draw_arrows",
-    "draw_curves",
-    "draw_heatmap",
-    "draw_image",
+    "grid_of_cells",
     "plot_curves",
     "plot_delta_e",
     "plot_heatmap",
     "plot_images",
     "plot_trajectory",
+    "show_map",
+    "show_picture",
+    "value_range",
 ]
 
 CELL_PX = 160
@@ -96,9 +96,9 @@ def plot_images(
     if titles is not None and len(titles) != len(pictures):
         raise ShapeError(f"titles has {len(titles)} entries for {len(pictures)} pictures; expected one each.")
     columns = num_columns or (len(pictures) if len(pictures) <= 6 else math.ceil(math.sqrt(len(pictures))))
-    figure, cells = _grid(len(pictures), columns, cell_px, aspect=pictures[0].shape[0] / pictures[0].shape[1])
+    figure, cells = grid_of_cells(len(pictures), columns, cell_px, aspect=pictures[0].shape[0] / pictures[0].shape[1])
     for index, (cell, picture) in enumerate(zip(cells, pictures, strict=True)):
-        _show(cell, picture)
+        show_picture(cell, picture)
         if titles is not None:
             cell.set_title(str(titles[index]), fontsize=9)
     return figure
@@ -165,11 +165,11 @@ def plot_heatmap(
         raise ShapeError(f"heatmap has shape {values.shape}; expected (h, w) with at least one value.")
     picture = None if image is None else _to_picture(image)
     height, width = values.shape if picture is None else picture.shape[:2]
-    figure, (cell,) = _grid(1, 1, cell_px, aspect=height / width)
+    figure, (cell,) = grid_of_cells(1, 1, cell_px, aspect=height / width)
     frame = (-0.5, width - 0.5, height - 0.5, -0.5)
     if picture is not None:
         cell.imshow(picture, extent=frame)
-    low, high = limits if limits is not None else _value_range(values)
+    low, high = limits if limits is not None else value_range(values)
     drawn = cell.imshow(
         values,
         cmap=_HEATMAP_COLORS,
@@ -209,9 +209,9 @@ def plot_delta_e(image: Any, other: Any, *, formula: str = "2000", cell_px: int 
         raise ShapeError(f"other is {second.shape[:2]} pixels large and image {first.shape[:2]}; expected one size.")
     labs = [rgb_to_lab(torch.from_numpy(picture).float().permute(2, 0, 1)[None]) for picture in (first, second)]
     difference = formulas[formula](*labs).squeeze().reshape(first.shape[:2]).numpy()
-    figure, cells = _grid(3, 3, cell_px, aspect=first.shape[0] / first.shape[1])
-    _show(cells[0], first)
-    _show(cells[1], second)
+    figure, cells = grid_of_cells(3, 3, cell_px, aspect=first.shape[0] / first.shape[1])
+    show_picture(cells[0], first)
+    show_picture(cells[1], second)
     drawn = cells[2].imshow(difference, cmap=_HEATMAP_COLORS, vmin=0.0)
     cells[2].set_axis_off()
     cells[2].set_title(f"ΔE: mean {difference.mean():.1f}, most {difference.max():.1f}", fontsize=9)
@@ -259,87 +259,7 @@ def plot_curves(
     return figure
 
 
-@register_drawing("heatmap")
-def draw_heatmap(exhibit: Exhibit) -> LabFigure:
-    """Draw an exhibit of two axes as a map, beside its null baseline on the same scale if it has one."""
-    _require_axes(exhibit, 2)
-    limits = _value_range(exhibit.array)
-    if exhibit.baseline is None:
-        figure = plot_heatmap(exhibit.array, unit=exhibit.unit, limits=limits)
-    else:
-        limits = _value_range(np.stack([exhibit.array, exhibit.baseline]))
-        height, width = exhibit.array.shape
-        figure, cells = _grid(2, 2, 2 * CELL_PX, aspect=height / width)
-        for cell, values, name in zip(
-            cells, (exhibit.array, exhibit.baseline), ("found", "null baseline"), strict=True
-        ):
-            drawn = cell.imshow(values, cmap=_HEATMAP_COLORS, vmin=limits[0], vmax=limits[1], interpolation="nearest")
-            cell.set_axis_off()
-            cell.set_title(name, fontsize=9)
-        figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046)
-    return _with_caption(figure, exhibit)
-
-
-@register_drawing("curves")
-def draw_curves(exhibit: Exhibit) -> LabFigure:
-    """Draw an exhibit of one axis as a curve, of two as one curve for each row; the null baseline is dashed."""
-    if exhibit.array.ndim not in (1, 2):
-        _require_axes(exhibit, 1)
-    rows = np.atleast_2d(exhibit.array)
-    names = (
-        [f"{exhibit.axes[0]} {index}" for index in range(len(rows))]
-        if exhibit.array.ndim == 2
-        else [exhibit.unit or "found"]
-    )
-    figure = plot_curves(dict(zip(names, rows, strict=True)), x_label=exhibit.axes[-1], y_label=exhibit.unit)
-    if exhibit.baseline is not None:
-        for row in np.atleast_2d(exhibit.baseline):
-            figure.axes[0].plot(row, color="gray", linestyle="--", linewidth=1)
-    return _with_caption(figure, exhibit)
-
-
-@register_drawing("arrows")
-def draw_arrows(exhibit: Exhibit) -> LabFigure:
-    """Draw an exhibit (tap, h, w, xy) as arrows from each cell, one for the mean of its taps, lengths to scale."""
-    _require_axes(exhibit, 4)
-    figure = LabFigure(figsize=(4, 4))
-    axes = figure.add_subplot()
-    mean = exhibit.array.mean(axis=0)
-    axes.quiver(mean[..., 0], mean[..., 1], angles="xy", scale_units="xy", scale=1)
-    axes.set(aspect="equal", xlim=(-1, mean.shape[1]), ylim=(mean.shape[0], -1))
-    return _with_caption(figure, exhibit)
-
-
-@register_drawing("image")
-def draw_image(exhibit: Exhibit) -> LabFigure:
-    """Draw an exhibit (H, W, 3) as a picture, beside its null baseline if it has one."""
-    _require_axes(exhibit, 3)
-    pictures = {"found": exhibit.array}
-    if exhibit.baseline is not None:
-        pictures["null baseline"] = exhibit.baseline
-    figure = plot_images(
-        list(pictures.values()), titles=list(pictures) if len(pictures) > 1 else None, cell_px=2 * CELL_PX
-    )
-    return _with_caption(figure, exhibit)
-
-
-def _require_axes(exhibit: Exhibit, number: int) -> None:
-    """Raise unless an exhibit has as many axes as its drawing needs."""
-    if exhibit.array.ndim != number:
-        raise ShapeError(
-            f"An exhibit of kind {exhibit.kind!r} has axes {exhibit.axes}; its drawing expects {number} of them."
-        )
-
-
-def _with_caption(figure: LabFigure, exhibit: Exhibit) -> LabFigure:
-    """Write caption and verdict below the drawing."""
-    verdict = f" [{exhibit.verdict}]" if exhibit.verdict else ""
-    width_chars = max(30, int(figure.get_figwidth() * 14))
-    figure.supxlabel(textwrap.fill(f"{exhibit.caption}{verdict}", width_chars), fontsize=8)
-    return figure
-
-
-def _grid(num_cells: int, num_columns: int, cell_px: int, *, aspect: float) -> tuple[LabFigure, list[Axes]]:
+def grid_of_cells(num_cells: int, num_columns: int, cell_px: int, *, aspect: float) -> tuple[LabFigure, list[Axes]]:
     """Make a figure with a grid of cells; `aspect` is height over width of one. Spare cells stay empty."""
     num_rows = math.ceil(num_cells / num_columns)
     width = num_columns * cell_px / _DPI
@@ -348,10 +268,18 @@ def _grid(num_cells: int, num_columns: int, cell_px: int, *, aspect: float) -> t
     return figure, [figure.add_subplot(num_rows, num_columns, index + 1) for index in range(num_cells)]
 
 
-def _show(cell: Axes, picture: np.ndarray) -> None:
+def show_picture(cell: Axes, picture: np.ndarray) -> None:
     """Show one picture without ticks."""
     cell.imshow(picture)
     cell.set_axis_off()
+
+
+def show_map(cell: Axes, values: np.ndarray, limits: tuple[float, float], title: str = "") -> AxesImage:
+    """Show one map without ticks and return what its color scale is made from."""
+    drawn = cell.imshow(values, cmap=_HEATMAP_COLORS, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    cell.set_axis_off()
+    cell.set_title(title, fontsize=9)
+    return drawn
 
 
 def _to_numpy(values: Any) -> np.ndarray:
@@ -375,7 +303,7 @@ def _to_picture(image: Any) -> np.ndarray:
     return np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture
 
 
-def _value_range(values: np.ndarray) -> tuple[float, float]:
+def value_range(values: np.ndarray) -> tuple[float, float]:
     """Find the ends of a scale; a constant map gets a scale of width 1, an empty one [0, 1]."""
     finite = values[np.isfinite(values)]
     if finite.size == 0:

@@ -1,0 +1,118 @@
+"""The studies of a run: `run.study.NAME(...)` makes one and finishes it, `run.study.plan.NAME(...)` only plans it."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+from colorlab.exhibits import Exhibit
+from colorlab.inspection.chroma import DecoderName
+from colorlab.inspection.heads import plan_head_ranking
+from colorlab.inspection.seeds import plan_seeds
+from colorlab.inspection.study import Study
+from colorlab.networks.sites import ATTENTION_KINDS, SiteKind
+from colorlab.runs.run import Run
+
+__all__ = ["Studies", "StudyMenu", "StudyPlans"]
+
+Answer = TypeVar("Answer")
+
+
+class StudyMenu(Generic[Answer]):
+    """Every study there is, once; what becomes of a planned study is the subclass's business.
+
+    Args:
+        run: what the studies are about.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def seeds(self, n: int = 8, *, batch_size: int = 4, baseline: bool = False, progress: bool = True) -> Answer:
+        """Sample the run with several seeds and show how far their colors spread, with the pictures beside the map.
+
+        Args:
+            n: number of seeds: the run's own and those that follow it.
+            batch_size: pictures that share a network call.
+            baseline: whether to add the spread of pictures moved at random.
+            progress: whether to show a bar.
+
+        See `colorlab.inspection.seeds.plan_seeds`.
+        """
+        return self._answer(plan_seeds(self.run, n, batch_size=batch_size, baseline=baseline), progress)
+
+    def head_ranking(
+        self,
+        step: int,
+        *,
+        site: str = "*",
+        kind: SiteKind | Sequence[SiteKind] = ATTENTION_KINDS,
+        region: Any = None,
+        decoder: DecoderName = "model",
+        batch_size: int = 4,
+        progress: bool = True,
+    ) -> Answer:
+        """Rank attention heads by how much chroma of the clean prediction moves when each is ablated at a step.
+
+        Args:
+            step: index of a step that was taken.
+            site: path of a site, or a pattern with `*`.
+            kind: "attn1", "attn2", or both.
+            region: mask (H, W) of the picture, or a stroke; None for everywhere.
+            decoder: "model" or "linear".
+            batch_size: heads that share a network call.
+            progress: whether to show a bar.
+
+        See `colorlab.inspection.heads.plan_head_ranking`.
+        """
+        study = plan_head_ranking(
+            self.run, step, site=site, kind=kind, region=region, decoder=decoder, batch_size=batch_size
+        )
+        return self._answer(study, progress)
+
+    def _answer(self, study: Study[Any], progress: bool) -> Answer:
+        """Do with a planned study what this menu is for."""
+        raise NotImplementedError
+
+
+class StudyPlans(StudyMenu[Study[Any]]):
+    """Plans studies: nothing is computed, and the `cost` of a plan can be read before it is finished."""
+
+    def _answer(self, study: Study[Any], progress: bool) -> Study[Any]:
+        return study
+
+
+class Studies(StudyMenu[Exhibit]):
+    """Makes studies: each tells its estimated cost on its bar, and ends early when cancelled or interrupted (Ctrl-C).
+
+    What was done until then is returned with a warning; the run is only read, and stays usable.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._running: list[Study[Any]] = []
+        self._lock = threading.Lock()
+
+    @property
+    def plan(self) -> StudyPlans:
+        """The same studies, planned and not started: `run.study.plan.seeds(n=8).cost`."""
+        return StudyPlans(self.run)
+
+    @property
+    def running(self) -> tuple[Study[Any], ...]:
+        """Studies of this run that are under way, in whatever thread."""
+        with self._lock:
+            return tuple(self._running)
+
+    def cancel(self) -> None:
+        """Stop all studies of this run that are under way, each after its present network call; from any thread."""
+        for study in self.running:
+            study.cancel()
+
+    def _answer(self, study: Study[Any], progress: bool) -> Exhibit:
+        with self._lock:
+            self._running.append(study)
+        try:
+            return study.finish(progress=progress)
+        finally:
+            with self._lock:
+                self._running.remove(study)

@@ -1,0 +1,137 @@
+"""The drawings of exhibits, one for each kind; importing this module registers them."""
+
+import math
+import textwrap
+
+import numpy as np
+
+from colorlab.errors import ShapeError
+from colorlab.exhibits import Exhibit, register_drawing
+from colorlab.plotting.figures import (
+    CELL_PX,
+    LabFigure,
+    grid_of_cells,
+    plot_curves,
+    plot_heatmap,
+    plot_images,
+    show_map,
+    show_picture,
+    value_range,
+)
+
+__all__ = ["draw_arrows", "draw_curves", "draw_gallery", "draw_heatmap", "draw_image", "draw_ranking"]
+
+_NUM_BARS = 20
+
+
+@register_drawing("heatmap")
+def draw_heatmap(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit of two axes as a map, beside its null baseline on the same scale if it has one."""
+    _require_axes(exhibit, 2)
+    limits = value_range(exhibit.array)
+    if exhibit.baseline is None:
+        figure = plot_heatmap(exhibit.array, unit=exhibit.unit, limits=limits)
+    else:
+        limits = value_range(np.stack([exhibit.array, exhibit.baseline]))
+        height, width = exhibit.array.shape
+        figure, cells = grid_of_cells(2, 2, 2 * CELL_PX, aspect=height / width)
+        for cell, values, name in zip(
+            cells, (exhibit.array, exhibit.baseline), ("found", "null baseline"), strict=True
+        ):
+            drawn = show_map(cell, values, limits, name)
+        figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("gallery")
+def draw_gallery(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit of two axes after the pictures that it was computed from, its null baseline last."""
+    _require_axes(exhibit, 2)
+    maps = {"map": exhibit.array} | ({} if exhibit.baseline is None else {"null baseline": exhibit.baseline})
+    height, width = exhibit.array.shape
+    number = len(exhibit.pictures) + len(maps)
+    columns = number if number <= 6 else math.ceil(math.sqrt(number))
+    figure, cells = grid_of_cells(number, columns, CELL_PX, aspect=height / width)
+    for cell, (title, picture) in zip(cells, exhibit.pictures.items(), strict=False):
+        show_picture(cell, picture)
+        cell.set_title(title, fontsize=9)
+    limits = value_range(np.stack(list(maps.values())))
+    for cell, (title, values) in zip(cells[-len(maps) :], maps.items(), strict=True):
+        drawn = show_map(cell, values, limits, title)
+    figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046, shrink=0.6)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("ranking")
+def draw_ranking(exhibit: Exhibit) -> LabFigure:
+    """Draw the first twenty values of an exhibit of one axis as bars, with the labels of its provenance."""
+    _require_axes(exhibit, 1)
+    values = exhibit.array[:_NUM_BARS]
+    labels = list(exhibit.provenance.get("labels", range(len(values))))[: len(values)]
+    figure = LabFigure(figsize=(7.2, 0.9 + 0.22 * max(len(values), 4)))
+    axes = figure.add_subplot()
+    axes.barh(range(len(values)), values, color="tab:blue")
+    axes.set_yticks(range(len(values)), [str(label) for label in labels], fontsize=7)
+    axes.invert_yaxis()
+    axes.set(xlabel=exhibit.unit)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("curves")
+def draw_curves(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit of one axis as a curve, of two as one curve for each row; the null baseline is dashed."""
+    if exhibit.array.ndim not in (1, 2):
+        _require_axes(exhibit, 1)
+    rows = np.atleast_2d(exhibit.array)
+    names = (
+        [f"{exhibit.axes[0]} {index}" for index in range(len(rows))]
+        if exhibit.array.ndim == 2
+        else [exhibit.unit or "found"]
+    )
+    figure = plot_curves(dict(zip(names, rows, strict=True)), x_label=exhibit.axes[-1], y_label=exhibit.unit)
+    if exhibit.baseline is not None:
+        for row in np.atleast_2d(exhibit.baseline):
+            figure.axes[0].plot(row, color="gray", linestyle="--", linewidth=1)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("arrows")
+def draw_arrows(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit (tap, h, w, xy) as arrows from each cell, one for the mean of its taps, lengths to scale."""
+    _require_axes(exhibit, 4)
+    figure = LabFigure(figsize=(4, 4))
+    axes = figure.add_subplot()
+    mean = exhibit.array.mean(axis=0)
+    axes.quiver(mean[..., 0], mean[..., 1], angles="xy", scale_units="xy", scale=1)
+    axes.set(aspect="equal", xlim=(-1, mean.shape[1]), ylim=(mean.shape[0], -1))
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("image")
+def draw_image(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit (H, W, 3) as a picture, beside its null baseline if it has one."""
+    _require_axes(exhibit, 3)
+    pictures = {"found": exhibit.array}
+    if exhibit.baseline is not None:
+        pictures["null baseline"] = exhibit.baseline
+    figure = plot_images(
+        list(pictures.values()), titles=list(pictures) if len(pictures) > 1 else None, cell_px=2 * CELL_PX
+    )
+    return _with_caption(figure, exhibit)
+
+
+def _require_axes(exhibit: Exhibit, number: int) -> None:
+    """Raise unless an exhibit has as many axes as its drawing needs."""
+    if exhibit.array.ndim != number:
+        raise ShapeError(
+            f"An exhibit of kind {exhibit.kind!r} has axes {exhibit.axes}; its drawing expects {number} of them."
+        )
+
+
+def _with_caption(figure: LabFigure, exhibit: Exhibit) -> LabFigure:
+    """Write caption and verdict below the drawing."""
+    verdict = f" [{exhibit.verdict}]" if exhibit.verdict else ""
+    width_chars = max(30, int(figure.get_figwidth() * 14))
+    figure.supxlabel(textwrap.fill(f"{exhibit.caption}{verdict}", width_chars), fontsize=8)
+    return figure

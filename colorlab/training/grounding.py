@@ -1,0 +1,121 @@
+"""Grounding: an object's cells learn to look at the words that name the object.
+
+Source: the idea of TokenCompose (Wang et al., arXiv 2312.03626): masks of what a caption names supervise
+    cross-attention beside the denoising objective.
+Deviation (ours): one term for each cell instead of one for each token, because the world tells exactly what every cell
+    shows. The share of attention on the right words is taken against the words of all objects, which is what binds a
+    color to its object, and to a tenth against all other tokens, which keeps the words from being ignored.
+"""
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import torch
+from torch import nn
+
+from colorlab.networks.sites import find_sites, uncompiled
+
+NUM_THINGS = 4
+"""Most instances of a scene."""
+
+REST_WEIGHT = 0.1
+"""Weight of attention on tokens that name no object. Ours."""
+
+MIN_CELLS = 8
+"""Sides of the smallest grid that is grounded; on coarser ones a cell shows several objects. Ours."""
+
+
+class CrossAttentionReader:
+    """Reads queries and keys of the finer cross-attention layers, with their gradients, while it is entered.
+
+    Args:
+        unet: the network, possibly wrapped for parallel training.
+        latent_shape: (B, C, h, w) of its input.
+    """
+
+    def __init__(self, unet: nn.Module, latent_shape: Sequence[int]) -> None:
+        bare = uncompiled(getattr(unet, "module", unet))
+        sites = [site for site in find_sites(bare, latent_shape, kind="attn2") if min(site.grid) >= MIN_CELLS]
+        self.layers = [(site, bare.get_submodule(site.path)) for site in sites]
+        self._read: dict[tuple[str, str], torch.Tensor] = {}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> "CrossAttentionReader":
+        for site, layer in self.layers:
+            for name in ("to_q", "to_k"):
+                projection = getattr(layer, name)
+                self._handles.append(projection.register_forward_hook(self._keep(site.path, name)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def probabilities(self) -> list[tuple[tuple[int, int], torch.Tensor]]:
+        """Return (grid, mean over heads of the attention (B, Q, N)) of every layer that was read."""
+        found = []
+        for site, layer in self.layers:
+            query, key = (self._read[site.path, name].unflatten(-1, (layer.heads, -1)) for name in ("to_q", "to_k"))
+            scores = torch.einsum("bqhd,bnhd->bhqn", query, key) * layer.scale
+            found.append((site.grid, scores.softmax(-1).mean(1)))
+        return found
+
+    def _keep(self, path: str, name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
+        """Return a forward hook that keeps what a projection returned."""
+
+        def hook(module: nn.Module, args: object, output: torch.Tensor) -> None:
+            self._read[path, name] = output
+
+        return hook
+
+
+def naming_tokens(token_ids: torch.Tensor, kinds: Sequence[Sequence[int]], color_ids: Sequence[int]) -> torch.Tensor:
+    """Find the tokens that name each object: its noun, and the color word before it.
+
+    Args:
+        token_ids: (B, N) int64 of the captions.
+        kinds: for each caption the token of the kind of each instance; empty for a picture without instances.
+        color_ids: tokens of the color words.
+
+    Returns:
+        (B, 4, N) bool. Instances of one kind share their tokens: words alone do not tell them apart.
+    """
+    named = torch.zeros(len(token_ids), NUM_THINGS, token_ids.shape[1], dtype=torch.bool)
+    is_color = torch.isin(token_ids, torch.tensor(list(color_ids)))
+    for row, tokens in enumerate(kinds):
+        for number, token in enumerate(tokens):
+            is_noun = token_ids[row] == token
+            named[row, number] = is_noun
+            named[row, number, :-1] |= is_noun[1:] & is_color[row, :-1]
+    return named
+
+
+def grounding_loss(
+    attention: Sequence[tuple[tuple[int, int], torch.Tensor]], named: torch.Tensor, patches: torch.Tensor
+) -> torch.Tensor:
+    """Tell how far the cells of objects look away from the words that name them.
+
+    Args:
+        attention: grid and (B, Q, N) probabilities of each layer.
+        named: (B, 4, N) bool, see `naming_tokens`.
+        patches: (B, h, w) int64, the instance that each latent cell shows; anything outside 0 to 3 counts for nothing.
+
+    Returns:
+        Scalar, the mean of -log(own / (own + other objects' + a tenth of the rest)) over layers and cells of named
+        objects; 0 without any.
+    """
+    losses = []
+    named = named.to(attention[0][1].device)
+    for (height, width), probs in attention:
+        rows, columns = patches.shape[1] // height, patches.shape[2] // width
+        cells = patches[:, rows // 2 :: rows, columns // 2 :: columns].flatten(1).to(probs.device)  # (B, Q)
+        is_thing = (cells >= 0) & (cells < NUM_THINGS)
+        own_words = named.gather(1, cells.clamp(0, NUM_THINGS - 1)[..., None].expand(-1, -1, named.shape[-1]))
+        kept = is_thing & own_words.any(-1)
+        own = (probs * own_words).sum(-1)[kept]
+        objects = (probs * named.any(1, keepdim=True)).sum(-1)[kept]
+        losses.append(-torch.log((own + 1e-6) / (objects + REST_WEIGHT * (1 - objects) + 1e-6)))
+    total = torch.cat(losses)
+    return total.mean() if len(total) else total.sum()
