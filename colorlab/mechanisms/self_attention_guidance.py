@@ -164,7 +164,7 @@ class SelfAttentionGuidance(Mechanism):
 
         def exhibit(array: torch.Tensor, unit: str, caption: str, baseline: torch.Tensor | None = None) -> Exhibit:
             return Exhibit(
-                array=array,
+                array=array.numpy(),
                 axes=("h", "w"),
                 unit=unit,
                 caption=caption,

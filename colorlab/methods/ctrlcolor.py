@@ -211,7 +211,7 @@ class CtrlColor(CtrlColorInputs):
 
     def _bend(self, latents: torch.Tensor, prepared: PreparedCtrlColor, settings: Settings, gain: float) -> Any:
         """Decode by the deformable decoder; the guide is made now if it was off when the run was prepared."""
-        guide = self.encode_guide(prepared.control_image, settings) if prepared.guide is None else prepared.guide
+        guide: Any = self.encode_guide(prepared.control_image, settings) if prepared.guide is None else prepared.guide
         vae, units = (self.components[name] for name in ("deformable_vae", "deformable_units"))
         return decode_deformable(vae, units, latents, guide, gain=gain)
 

@@ -87,16 +87,16 @@ def paint_hint(
     if not encoding.is_on(settings):
         strokes = Strokes()
     mode = edit.mode(settings, has_base=conditioning.base_image is not None)
-    full_size = gray_image(conditioning).shape[-2:]
+    full_size = _size(conditioning)
     if settings.as_published:
         upload = read_painted(conditioning, strokes, working_px, mode=mode)
         _, mask = strokes.rasterize(*full_size)
         return Hint(upload.given, upload.known, functional.interpolate(mask, size=size, mode="nearest"))
-    drawn = strokes.resized(tuple(full_size), size)
+    drawn = strokes.resized(full_size, size)
     picture, mask = drawn.rasterize(*size)
     if mode == "off":
         return Hint(picture, mask, mask)
-    everything = conditioning.strokes.resized(tuple(full_size), size)
+    everything = conditioning.strokes.resized(full_size, size)
     region = edit.region(everything, _masks(conditioning, size), size, settings)
     base = resize_image(base_picture(conditioning), size)
     picture, known = edit.given((picture, mask), base, region, mode=mode)
@@ -107,8 +107,8 @@ def edit_region(edit: LocalEdit, conditioning: Conditioning, settings: Settings)
     """Return where a finished picture may differ from the base image, (1, 1, H, W); None for everywhere."""
     if edit.mode(settings, has_base=conditioning.base_image is not None) != "keep_rest":
         return None
-    size = gray_image(conditioning).shape[-2:]
-    return edit.region(conditioning.strokes, _masks(conditioning, tuple(size)), tuple(size), settings)
+    size = _size(conditioning)
+    return edit.region(conditioning.strokes, _masks(conditioning, size), size, settings)
 
 
 def base_picture(conditioning: Conditioning) -> torch.Tensor:
@@ -150,7 +150,7 @@ def read_painted(conditioning: Conditioning, strokes: Strokes, working_px: int, 
 def stroke_notes(edit: LocalEdit, conditioning: Conditioning, settings: Settings) -> tuple[str, ...]:
     """Return sentences for the user about strokes and edits that do nothing."""
     notes = []
-    height, width = gray_image(conditioning).shape[-2:]
+    height, width = _size(conditioning)
     num_outside = sum(_is_outside(stroke, height, width) for stroke in conditioning.strokes)
     if num_outside:
         notes.append(
@@ -176,6 +176,12 @@ def tensor_hash(*tensors: torch.Tensor) -> str:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def _size(conditioning: Conditioning) -> tuple[int, int]:
+    """Return the (height, width) of the gray picture."""
+    height, width = gray_image(conditioning).shape[-2:]
+    return int(height), int(width)
 
 
 def _masks(conditioning: Conditioning, size: tuple[int, int]) -> torch.Tensor | None:

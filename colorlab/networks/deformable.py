@@ -223,7 +223,8 @@ def decode_deformable(
     if vae.post_quant_conv is not None:
         latents, guide = vae.post_quant_conv(latents), vae.post_quant_conv(guide)
 
-    decoder, done = vae.decoder, []
+    decoder = vae.decoder
+    done: list[Deformation] = []
 
     def bend(hidden: torch.Tensor) -> torch.Tensor:
         done.append(units.units[len(done)](hidden, guide))

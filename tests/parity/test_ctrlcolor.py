@@ -588,7 +588,9 @@ def check_upload(
     sees(case, "masked_image_latent_mean", posterior.mean * scaling, wanted.pop("masked_image_latent_mean"))
     latents = (posterior.mean + posterior.std * noise) * scaling
     want = wanted.pop("masked_image_latents")
-    sees(case, "masked_image_latents", latents, want)
+    # Large flat regions and standard deviations of up to 8: the recorded values are up to 1.7e-4 from what the same
+    # weights give in float64, ours up to 3e-6.
+    sees(case, "masked_image_latents", latents, want, most=2e-4)
     return latent_mask, latents
 
 
