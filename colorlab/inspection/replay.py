@@ -84,7 +84,7 @@ class Moment:
     @property
     def guidance_passes(self) -> tuple[str, ...]:
         """Names of the network calls of the step, in batch order."""
-        return self.method.guidance_passes(self.segment.settings)
+        return self.method.guidance_passes(self.segment.settings, self.record.timestep)
 
     @property
     def num_samples(self) -> int:

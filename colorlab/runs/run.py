@@ -379,6 +379,7 @@ class Run(RunQueries, Keeping):
                 provenance,
                 self._clean_latents(last),
                 decode=lambda latents, settings: self.method.decode(latents, segment.prepared, settings),
+                read_decoder=lambda latents: self.method.read_decoder(latents, segment.prepared, segment.settings),
             )
         segment = self.segment_at(step)
         return Call(
