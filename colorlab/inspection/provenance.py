@@ -1,20 +1,10 @@
 """Provenance: to what the color at a place is due, by taking its sources away and running again (a study).
 
-| symbol | variable |
-| --- | --- |
-| f, the final (a, b) at a place | `final` |
-| b, the same with all sources removed: the prior | `prior` |
-| d = f - b, what the sources do together | `direction` |
-| v(R) = <f_R - b, d> / <d, d>, with the sources R removed | `value`; 1 for none, 0 for all |
-| leave one out: 1 - v({i}) | `leave_one_out` |
-| Shapley: mean over orders of v(R) - v(R + i) | `shapley`; sums to 1 |
-
 Shares of leave-one-out need not sum to 1: words that say the same thing twice get little, words that only work together
 get more than all. What is missing is printed as the residual.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -25,9 +15,10 @@ from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.baselines import random_shifts
 from colorlab.inspection.chroma import CHROMA_UNIT, decode_chroma
-from colorlab.inspection.places import coverage, image_size
+from colorlab.inspection.places import coverage
 from colorlab.inspection.replay import moment_of
 from colorlab.inspection.settling import settled
+from colorlab.inspection.shares import LEAST_DIRECTION, Ablation, Findings, coalitions_of, draw_orders
 from colorlab.inspection.sources import Sources, find_sources
 from colorlab.inspection.study import Study, estimate_cost
 from colorlab.inspection.views import origin
@@ -35,27 +26,11 @@ from colorlab.runs.batches import in_batches, take_steps
 from colorlab.runs.run import Run
 from colorlab.runs.segments import Segment
 
-__all__ = ["Ablation", "Attribution", "leave_one_out", "plan_provenance", "shapley"]
+__all__ = ["Attribution", "plan_provenance"]
 
 Attribution = Literal["leave_one_out", "shapley"]
 
-LEAST_DIRECTION = 1.0
-"""Delta E of (a, b) below which the sources do nothing to speak of, so that shares of it mean nothing; ours."""
-
-_DECIDED_SHARE = 0.95
-
-
-@dataclass(frozen=True, eq=False)
-class Ablation:
-    """What became of the colors without some sources.
-
-    Args:
-        removed: their indices.
-        ab: (2, n) float32, mean (a, b) of each place; the asked-for place first, then those of the baseline.
-    """
-
-    removed: frozenset[int]
-    ab: torch.Tensor
+_DECIDED_SHARE = 0.5
 
 
 def plan_provenance(
@@ -85,8 +60,8 @@ def plan_provenance(
             costs n + 1 runs, or up to `num_orders` * (n - 1) + 1 for "shapley".
         everywhere: whether the text encoder does not hear of a removed word either. False masks the keys in
             cross-attention alone: what other tokens and the padding were told of the word then counts as theirs.
-        fast: an approximation: ablated runs end where the color is decided (the settle map, 95 % of the place), and
-            the clean prediction of that step is compared instead of the picture.
+        fast: an approximation: ablated runs end where the color is decided (at half of the place, by the settle
+            map), and the clean prediction of that step is compared instead of the picture.
         steps: remove sources at these steps only; None for all.
         batch_size: ablated runs that share a network call.
         baseline: whether to add the mean of 16 places of the same shape elsewhere.
@@ -109,13 +84,13 @@ def plan_provenance(
         raise RangeError(f"num_orders is {num_orders}, but an even number of at least 2 is expected.")
     places = _Places.of(run, pixel, region, baseline)
     last = _last_step(run, places) if fast else run.num_steps - 1
-    ablated = range(run.num_steps) if steps is None else steps
+    ablated = range(last + 1) if steps is None else steps
     if not ablated or ablated[0] < 0 or ablated[-1] > last or ablated.step != 1:
         raise RangeError(f"steps is {steps!r}, but a range within 0 to {last} is expected.")
     sources = find_sources(run, words=words, everywhere=everywhere)
     labels = [label for kind in sources for label in kind.labels]
-    orders = _orders(len(labels), num_orders) if attribution == "shapley" else ()
-    coalitions = _coalitions(len(labels), orders)
+    orders = draw_orders(len(labels), num_orders) if attribution == "shapley" else ()
+    coalitions = coalitions_of(len(labels), orders)
     batches = [[coalitions[index] for index in batch] for batch in in_batches(coalitions, batch_size)]
     num_steps = last + 1 - ablated[0]
     cost = estimate_cost(
@@ -132,7 +107,7 @@ def plan_provenance(
                 yield [Ablation(removed, places.read(ab)) for removed, ab in zip(batch, chromas, strict=False)]
 
     def conclude(parts: list[Ablation]) -> Exhibit:
-        found = _Findings(places.read(walk.own()), parts, len(labels), orders)
+        found = Findings(places.read(walk.own()), parts, len(labels), orders)
         details = {
             "attribution": attribution,
             "labels": labels,
@@ -145,65 +120,6 @@ def plan_provenance(
         return _show(run, places, found, details)
 
     return Study(run, "provenance", cost=cost, num_parts=len(coalitions), work=work, conclude=conclude)
-
-
-def leave_one_out(value: Mapping[frozenset[int], np.ndarray], number: int) -> np.ndarray:
-    """Return 1 - v({i}) for every source, (number, n); NaN where v is not known.
-
-    Args:
-        value: (n,) for each set of removed sources.
-        number: of sources.
-    """
-    unknown = np.full_like(next(iter(value.values())), np.nan)
-    return np.stack([1 - value.get(frozenset([index]), unknown) for index in range(number)])
-
-
-def shapley(
-    value: Mapping[frozenset[int], np.ndarray], number: int, orders: Sequence[tuple[int, ...]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Average over orders in which sources are removed what each takes along.
-
-    Args:
-        value: (n,) for each set of removed sources; v of none is 1.
-        number: of sources.
-        orders: permutations, each followed by its reverse; those of which a value is missing are left out.
-
-    Returns:
-        Shares (number, n), which sum to v(none) - v(all), and their standard errors from the pairs of orders; NaN where
-        there are none, or fewer than two.
-
-    Source: sampling of Castro, Gomez and Tejada (2009), with antithetic pairs as in arXiv 2104.12199.
-    """
-    one = np.ones_like(next(iter(value.values())))
-    marginals = []
-    for order in orders:
-        removed = [frozenset(order[:count]) for count in range(number + 1)]
-        known = [one if not part else value.get(part) for part in removed]
-        if all(part is not None for part in known):
-            gains = np.stack([known[i] - known[i + 1] for i in range(number)])  # type: ignore[operator]
-            marginals.append(gains[np.argsort(order)])
-    if not marginals:
-        return np.full((number, len(one)), np.nan), np.full((number, len(one)), np.nan)
-    pairs = np.stack([np.mean(marginals[start : start + 2], axis=0) for start in range(0, len(marginals), 2)])
-    spread = pairs.std(axis=0, ddof=1) if len(pairs) > 1 else np.full_like(pairs[0], np.nan)
-    return np.mean(marginals, axis=0), spread / math.sqrt(len(pairs))
-
-
-def _orders(number: int, num_orders: int) -> tuple[tuple[int, ...], ...]:
-    """Draw orders of sources, each followed by its reverse."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randperm(number, generator=generator).tolist() for _ in range(num_orders // 2)]
-    return tuple(tuple(order) for forward in drawn for order in (forward, forward[::-1]))
-
-
-def _coalitions(number: int, orders: Sequence[tuple[int, ...]]) -> list[frozenset[int]]:
-    """Return the sets of sources to remove, each once: all of them first, since everything is measured against that."""
-    wanted = [frozenset(range(number))]
-    if orders:
-        wanted += [frozenset(order[:count]) for order in orders for count in range(1, number)]
-    else:
-        wanted += [frozenset([index]) for index in range(number)]
-    return list(dict.fromkeys(wanted))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +139,7 @@ class _Places:
     @classmethod
     def of(cls, run: Run, pixel: tuple[float, float] | None, region: Any, baseline: bool) -> "_Places":
         """Turn a pixel or a region, and its moved copies for the baseline, into weights."""
-        size = image_size(moment_of(run, 0))
+        size = moment_of(run, 0).image_size
         if pixel is None and region is None:
             if baseline:
                 raise RangeError("baseline is of a pixel or a region; a map of all pixels shows elsewhere by itself.")
@@ -316,46 +232,14 @@ class _Walk:
         return kept[key]
 
 
-class _Findings:
-    """Shares from what was ablated so far.
-
-    Args:
-        final: (2, n), f.
-        parts: the ablations.
-        number: of sources.
-        orders: of "shapley"; empty for "leave_one_out".
-    """
-
-    def __init__(
-        self, final: torch.Tensor, parts: Sequence[Ablation], number: int, orders: Sequence[tuple[int, ...]]
-    ) -> None:
-        by_set = {part.removed: part.ab.double().numpy() for part in parts}
-        self.final, self.prior = final.double().numpy(), by_set[frozenset(range(number))]
-        direction = self.final - self.prior
-        squared = (direction**2).sum(axis=0)
-        self.length = np.sqrt(squared)
-        # Where the sources do nothing, v is 0/0 and no share is defined.
-        defined = np.where(self.length >= LEAST_DIRECTION, squared, np.nan)
-        value = {removed: ((ab - self.prior) * direction).sum(axis=0) / defined for removed, ab in by_set.items()}
-        self.errors: np.ndarray | None = None
-        if orders:
-            self.shares, self.errors = shapley(value, number, orders)
-        else:
-            self.shares = leave_one_out(value, number)
-        self.residual = 1 - self.shares.sum(axis=0)
-        chroma_squared = (self.final**2).sum(axis=0)
-        gray = np.where(chroma_squared >= LEAST_DIRECTION**2, chroma_squared, np.nan)
-        self.prior_share = (self.prior * self.final).sum(axis=0) / gray
-
-
 def _last_step(run: Run, places: _Places) -> int:
-    """Return the step at which the color of nearly all of a place is decided, by the settle map."""
+    """Return the step from which on half of a place has its color, by the settle map."""
     steps = torch.from_numpy(settled(run).array.copy()).float().flatten()
     where = torch.ones_like(steps, dtype=torch.bool) if places.weights is None else places.weights[0] > 0
     return int(steps[where].quantile(_DECIDED_SHARE, interpolation="higher"))
 
 
-def _show(run: Run, places: _Places, found: _Findings, details: dict[str, Any]) -> Exhibit:
+def _show(run: Run, places: _Places, found: Findings, details: dict[str, Any]) -> Exhibit:
     """Put shares, residual and prior into words and numbers."""
     names = {"leave_one_out": "leaving one out", "shapley": "Shapley values"}
     how = names[details["attribution"]] + (
@@ -365,9 +249,7 @@ def _show(run: Run, places: _Places, found: _Findings, details: dict[str, Any]) 
     if is_map:
         array = (found.shares * found.length).reshape(len(details["labels"]), *places.size)
         what = f"What each source adds to the color of every pixel, by {how}"
-        numbers: dict[str, Any] = {
-            "mean_residual": float(np.nanmean(found.residual)) if np.isfinite(found.residual).any() else math.nan
-        }
+        numbers: dict[str, Any] = {"mean_residual": float(found.pooled(found.residual))}
         rest = f"mean residual {numbers['mean_residual']:.2f} of what all sources do"
     else:
         array = found.shares[:, 0]
@@ -393,6 +275,6 @@ def _show(run: Run, places: _Places, found: _Findings, details: dict[str, Any]) 
         unit=CHROMA_UNIT if is_map else "share of final - all removed",
         caption=f"{what}: {rest}.",
         provenance={**origin(run, None, "provenance"), "place": places.name, **details, **numbers},
-        baseline=found.shares[:, 1:].mean(axis=1).astype(np.float32) if has_baseline else None,
+        baseline=found.pooled(found.shares, first=1).astype(np.float32) if has_baseline else None,
         kind="difference" if is_map else "ranking",
     )

@@ -438,6 +438,8 @@ def test_the_effect_of_edits_is_shown(run, source):
     assert (shown.kind, shown.verdict, shown.array.shape) == ("difference", "exact", (4, 4))
     assert np.abs(shown.array + run.attention(0, word="red").array).max() < 1e-6, "at the first step all of it is lost"
     assert removed.effect(0).array.max() > 0
+    assert removed.attention(0, word="red").caption.endswith("Before Remove(word='red'): see effect(step, word=...).")
+    assert run.attention(0, word="red").provenance["before_edits"] == []
     assert not finished(run, edits.Reweight("red", 1.0)).effect(2).array.any()
     assert shown.plot().to_png()[:4] == b"\x89PNG"
     with pytest.raises(RangeError, match="'boat' is not in 'a red car'"):

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -45,6 +45,9 @@ class BaseEdit(ABC):
     Raises:
         RangeError: `steps` is no range that rises from at least 0.
     """
+
+    # Whether scores or probabilities are changed, which queries and keys do not show.
+    changes_matrices: ClassVar[bool] = False
 
     steps: range | None = None
 

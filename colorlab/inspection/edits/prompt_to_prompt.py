@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -56,6 +56,8 @@ class PromptToPrompt(SourceEdit):
     Deviation: the source's step is computed again instead of beside the branch's; the limit is the paper's 16 x 16
         where `max_self_positions=256`. No local blend: see `PatchLatents`.
     """
+
+    changes_matrices: ClassVar[bool] = True
 
     mode: str = "replace"
     cross_share: float = field(default=0.8, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -156,6 +156,8 @@ class Restrict(WordEdit):
     Deviation: here of one word and any mask, before the softmax.
     """
 
+    changes_matrices: ClassVar[bool] = True
+
     mask: Any
 
     def __post_init__(self) -> None:
@@ -196,6 +198,8 @@ class Remove(SiteEdit):
 
     Source: ours; the attention knockout of arXiv 2304.14767, in cross-attention and in the text encoder.
     """
+
+    changes_matrices: ClassVar[bool] = True
 
     word: str | tuple[str, ...]
     occurrence: int | tuple[int, ...] = field(default=0, kw_only=True)
