@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from colorlab.exhibits import Exhibit
+    from colorlab.inspection.recording import Recording, record
     from colorlab.methods.base import ConditioningWarning
     from colorlab.registry import models
     from colorlab.runs.run import Run
@@ -44,6 +45,7 @@ __all__ = [
     "Manipulation",
     "MissingExtraError",
     "RangeError",
+    "Recording",
     "Run",
     "RunFileError",
     "RunFileWarning",
@@ -60,6 +62,7 @@ __all__ = [
     "load",
     "models",
     "open",
+    "record",
 ]
 
 __version__ = "0.1.0"
@@ -71,6 +74,7 @@ _HOMES = {
     "ConditioningWarning": "methods.base",
     "Exhibit": "exhibits",
     "Manipulation": "conditioning",
+    "Recording": "inspection.recording",
     "Run": "runs.run",
     "RunFileWarning": "runs.run_file",
     "Settings": "settings",
@@ -81,6 +85,7 @@ _HOMES = {
     "load": "colorizer",
     "models": "registry",
     "open": "colorizer",
+    "record": "inspection.recording",
 }
 _MODULES = (
     "color",

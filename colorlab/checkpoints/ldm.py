@@ -90,7 +90,7 @@ def unet_key_map(names: Iterable[str]) -> dict[str, str]:
             mapped[name] = f"{place}.{match[2].replace('op.', 'conv.')}"
         else:
             mapped[name] = f"{place}.{match[2]}"
-    return _checked(mapped, "UNet")
+    return checked_key_map(mapped, "UNet")
 
 
 def vae_key_map(names: Iterable[str]) -> dict[str, str]:
@@ -106,11 +106,11 @@ def vae_key_map(names: Iterable[str]) -> dict[str, str]:
         if side in ("quant_conv", "post_quant_conv"):
             mapped[name] = name
         elif side in ("encoder", "decoder"):
-            inner = _autoencoder_name(rest, _num_levels(names, f"{side}.up."))
+            inner = _autoencoder_name(rest, num_numbered(names, f"{side}.up."))
             mapped[name] = None if inner is None else f"{side}.{inner}"
         else:
             mapped[name] = None
-    return _checked(mapped, "autoencoder")
+    return checked_key_map(mapped, "autoencoder")
 
 
 def luminance_encoder_key_map(names: Iterable[str]) -> dict[str, str]:
@@ -120,7 +120,7 @@ def luminance_encoder_key_map(names: Iterable[str]) -> dict[str, str]:
         WeightsError: a name belongs to no known part.
     """
     names = list(names)
-    num_levels = _num_levels(names, "down.")
+    num_levels = num_numbered(names, "down.")
     layers = [int(match[1]) + 1 for name in names if (match := re.match(r"down\.\d+\.zero_conv\.(\d+)\.", name))]
     layers_per_block = max(layers, default=0)
     mapped: dict[str, str | None] = {}
@@ -133,7 +133,7 @@ def luminance_encoder_key_map(names: Iterable[str]) -> dict[str, str]:
         else:
             inner = _autoencoder_name(name, num_levels)
             mapped[name] = None if inner is None else f"encoder.{inner}"
-    return _checked(mapped, "luminance encoder")
+    return checked_key_map(mapped, "luminance encoder")
 
 
 def convert_weights(
@@ -209,7 +209,7 @@ def _down_places(names: list[str]) -> dict[str, str]:
     """Walk the input blocks in order and name the diffusers module of each part."""
     places = {}
     level = layer = 0
-    for block in range(1, _num_levels(names, "input_blocks.")):
+    for block in range(1, num_numbered(names, "input_blocks.")):
         if any(name.startswith(f"input_blocks.{block}.0.op.") for name in names):
             places[f"input_blocks.{block}.0"] = f"down_blocks.{level}.downsamplers.0"
             level, layer = level + 1, 0
@@ -224,7 +224,7 @@ def _middle_places(names: list[str]) -> dict[str, str]:
     """Name the parts of the middle block: residual blocks, with or without attention between them."""
     places = {}
     num_resnets = num_attentions = 0
-    for part in range(_num_levels(names, "middle_block.")):
+    for part in range(num_numbered(names, "middle_block.")):
         if any(name.startswith(f"middle_block.{part}.in_layers.") for name in names):
             places[f"middle_block.{part}"] = f"mid_block.resnets.{num_resnets}"
             num_resnets += 1
@@ -238,7 +238,7 @@ def _up_places(names: list[str]) -> dict[str, str]:
     """Walk the output blocks in order; a level ends with the block that holds an upsampling convolution."""
     places = {}
     level = layer = 0
-    for block in range(_num_levels(names, "output_blocks.")):
+    for block in range(num_numbered(names, "output_blocks.")):
         places[f"output_blocks.{block}.0"] = f"up_blocks.{level}.resnets.{layer}"
         is_last = False
         for part in (1, 2):
@@ -278,13 +278,13 @@ def _replace_stem(name: str, table: Mapping[str, str], place: str) -> str | None
     return f"{place}.{table[stem]}.{leaf}" if stem in table else None
 
 
-def _num_levels(names: Iterable[str], prefix: str) -> int:
+def num_numbered(names: Iterable[str], prefix: str) -> int:
     """Count what is numbered directly behind a prefix: the largest number there, plus one."""
     indices = [int(match[1]) for name in names if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))]
     return max(indices, default=-1) + 1
 
 
-def _checked(mapped: Mapping[str, str | None], name: str) -> dict[str, str]:
+def checked_key_map(mapped: Mapping[str, str | None], name: str) -> dict[str, str]:
     """Return the map if it knows every name and no two share a target."""
     unknown = [key for key, target in mapped.items() if target is None]
     if unknown:

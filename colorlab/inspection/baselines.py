@@ -12,12 +12,10 @@
 Everything random is drawn by a fixed seed: the same question has the same baseline.
 """
 
-from dataclasses import replace
-
 import torch
 
-from colorlab.inspection.places import shuffled_words, text_of
-from colorlab.inspection.replay import Moment
+from colorlab.inspection.moments import PastStep
+from colorlab.inspection.places import shuffled_words
 
 __all__ = ["NUM_RANDOM_PIXELS", "NUM_RANDOM_SHIFTS", "random_pixels", "random_shifts", "random_walk", "shuffled_moment"]
 
@@ -46,10 +44,12 @@ def random_walk(points: torch.Tensor) -> torch.Tensor:
     return points[0] + torch.cat([torch.zeros_like(points[:1]), walked.cumsum(dim=0)])
 
 
-def shuffled_moment(moment: Moment, guidance_pass: str, *, word: str = "", positions: tuple[int, ...] = ()) -> Moment:
+def shuffled_moment(
+    moment: PastStep, guidance_pass: str, *, word: str = "", positions: tuple[int, ...] = ()
+) -> PastStep:
     """Return a moment with the words that a guidance pass reads in another order, encoded anew.
 
-    The caller holds the lock of the method.
+    The caller holds the lock.
 
     Args:
         moment: the step.
@@ -61,11 +61,8 @@ def shuffled_moment(moment: Moment, guidance_pass: str, *, word: str = "", posit
         StateError: the method reads no words.
         RangeError: there is no other order.
     """
-    text = shuffled_words(moment.method, text_of(moment, guidance_pass), positions, word)
-    name = "negative_prompt" if guidance_pass == "uncond" else "prompt"
-    conditioning = moment.segment.conditioning.replace(**{name: text})
-    prepared = moment.method.prepare(conditioning, moment.segment.settings)
-    return replace(moment, segment=replace(moment.segment, conditioning=conditioning, prepared=prepared))
+    text = shuffled_words(moment.reader, moment.text(guidance_pass), positions, word)
+    return moment.with_text(guidance_pass, text)
 
 
 def _generator() -> torch.Generator:

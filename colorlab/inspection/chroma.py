@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from colorlab.color import rgb_to_lab
 from colorlab.errors import RangeError
+from colorlab.inspection.moments import Askable, PastStep
+from colorlab.inspection.replay import moment_of
 from colorlab.methods.base import Method
-from colorlab.runs.run import Run
-from colorlab.runs.segments import Segment
+from colorlab.runs.segments import Segment, decode_picture
 
 __all__ = [
     "CHROMA_UNIT",
@@ -50,9 +51,7 @@ def decode_chroma(method: Method, segment: Segment, latents: torch.Tensor) -> to
     Returns:
         (2, H, W) float32, CIELAB a and b of the picture at its final size.
     """
-    with method.lock, torch.no_grad():
-        decoded = method.decode(latents, segment.prepared, segment.settings)
-        return rgb_to_lab(method.finish_image(decoded, segment.conditioning, segment.settings))[0, 1:]
+    return rgb_to_lab(decode_picture(method, segment, latents))[0, 1:]
 
 
 def chroma_distance(ab: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -64,7 +63,6 @@ def chroma_distance(ab: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 class ModelDecoder:
     """The model's own decoder, with the finish of the picture: one decoding for each answer."""
 
-    method: Method
     name: DecoderName = "model"
 
     @property
@@ -77,9 +75,9 @@ class ModelDecoder:
         """None by definition."""
         return {"mean": 0.0, "percentile_95": 0.0}
 
-    def __call__(self, segment: Segment, latents: torch.Tensor) -> torch.Tensor:
+    def __call__(self, moment: PastStep, latents: torch.Tensor) -> torch.Tensor:
         """Return (2, H, W) at the size of the picture."""
-        return decode_chroma(self.method, segment, latents)
+        return rgb_to_lab(moment.picture(latents))[0, 1:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,17 +105,17 @@ class LinearDecoder:
         """Mean and 95th percentile of the distance to the model's decoder."""
         return {"mean": self.mean_error, "percentile_95": self.percentile_95}
 
-    def __call__(self, segment: Segment, latents: torch.Tensor) -> torch.Tensor:
+    def __call__(self, moment: PastStep, latents: torch.Tensor) -> torch.Tensor:
         """Return (2, h, w) on the grid of the latents."""
         height, width = latents.shape[-2:]
         return (_neighbourhoods(latents) @ self.weights).T.unflatten(1, (height, width))
 
 
 ChromaDecoder = ModelDecoder | LinearDecoder
-"""Called with a segment and clean latents (1, C, h, w), it gives the chroma under that segment."""
+"""Called with a past step and clean latents (1, C, h, w), it gives the chroma under what was in force there."""
 
 
-def chroma_decoder(run: Run, name: DecoderName) -> ChromaDecoder:
+def chroma_decoder(run: Askable, name: DecoderName) -> ChromaDecoder:
     """Return a decoder for the predictions of a run; the linear one is fitted, which decodes at most five of them.
 
     Raises:
@@ -125,7 +123,7 @@ def chroma_decoder(run: Run, name: DecoderName) -> ChromaDecoder:
     """
     if name not in get_args(DecoderName):
         raise RangeError(f"decoder is {name!r}, but 'model' or 'linear' is expected.")
-    return ModelDecoder(run.method) if name == "model" else _fit_to_run(run)
+    return ModelDecoder() if name == "model" else _fit_to_run(run)
 
 
 def fit_linear_decoder(
@@ -154,16 +152,15 @@ def fit_linear_decoder(
     return LinearDecoder(weights, float(apart.mean()), float(apart.quantile(0.95)))
 
 
-def _fit_to_run(run: Run) -> LinearDecoder:
+def _fit_to_run(run: Askable) -> LinearDecoder:
     """Fit to some predictions of a run and judge by others; a short run has no others."""
-    records, last = run.records, len(run.records) - 1
+    last = len(run.records) - 1
     fitted = sorted({round(share * last) for share in _FITTED})
     judged = sorted({round(share * last) for share in _JUDGED} - set(fitted))
-    latents = [records[step].pred_original_sample for step in (*fitted, *judged)]
-    chromas = [
-        decode_chroma(run.method, run.segment_at(step), part)
-        for step, part in zip((*fitted, *judged), latents, strict=True)
-    ]
+    moments = [moment_of(run, step) for step in (*fitted, *judged)]
+    latents = [moment.clean for moment in moments]
+    model = ModelDecoder()
+    chromas = [model(moment, part) for moment, part in zip(moments, latents, strict=True)]
     return fit_linear_decoder(latents, chromas, judged=range(len(fitted), len(latents)))
 
 

@@ -7,7 +7,7 @@ import torch
 
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
-from colorlab.inspection.places import resize_map, text_of, word_tokens
+from colorlab.inspection.places import resize_map, word_tokens
 from colorlab.inspection.replay import Moment, judge, moment_of, run_sites
 from colorlab.networks.environment import eagerly, environment_of
 from colorlab.networks.passes import check_passes
@@ -93,7 +93,7 @@ def effect(
 
 def _positions(moment: Moment, guidance_pass: str, word: str, occurrence: int) -> tuple[int, ...]:
     """Return the tokens of a word of the prompt."""
-    text = text_of(moment, guidance_pass)
+    text = moment.text(guidance_pass)
     positions = word_tokens(moment.method, text, word, occurrence)
     if not positions:
         raise RangeError(f"{word!r} is not in {text!r}; name a word of the prompt.")

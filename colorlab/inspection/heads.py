@@ -23,7 +23,7 @@ from colorlab.errors import StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.attention import attention_reduce
 from colorlab.inspection.chroma import CHROMA_UNIT, ChromaDecoder, DecoderName, chroma_decoder, chroma_distance
-from colorlab.inspection.places import coverage, image_size
+from colorlab.inspection.places import coverage
 from colorlab.inspection.replay import Moment, moment_of, run_sites
 from colorlab.inspection.shelf import shelf_of
 from colorlab.inspection.study import Study, estimate_cost
@@ -99,7 +99,7 @@ def plan_head_ranking(
     sites = select_sites(sites, kind=ATTENTION_KINDS)
     heads = [Head(chosen.path, index) for chosen in sites for index in range(chosen.heads)]
     batches = [[heads[index] for index in batch] for batch in in_batches(heads, batch_size)]
-    where = None if region is None else coverage(region, image_size(moment), image_size(moment)).bool()
+    where = None if region is None else coverage(region, moment.image_size, moment.image_size).bool()
     num_decodings = len(heads) + 1 if decoder == "model" else 5
     cost = estimate_cost(run, calls=len(batches), predictions=len(heads), decodings=num_decodings)
     found: dict[str, ChromaDecoder] = {}
@@ -111,10 +111,10 @@ def plan_head_ranking(
         paths = {chosen.path for chosen in sites}
         mean_rows = mean_attention({key: replay.readings[key] for key in replay.readings if key[0] in paths}, max_bytes)
         decode = found["decoder"] = chroma_decoder(run, decoder)
-        before = decode(moment.segment, moment.record.pred_original_sample)
+        before = decode(moment, moment.clean)
         for batch in batches:
-            after = [decode(moment.segment, clean) for clean in ablate_heads(moment, batch, mean_rows)]
-            moved = [_mean_distance(before, chroma, where, image_size(moment)) for chroma in after]
+            after = [decode(moment, clean) for clean in ablate_heads(moment, batch, mean_rows)]
+            moved = [_mean_distance(before, chroma, where, moment.image_size) for chroma in after]
             yield [MovedChroma(head, distance) for head, distance in zip(batch, moved, strict=True)]
 
     def conclude(parts: list[MovedChroma]) -> Exhibit:

@@ -10,20 +10,18 @@ from torch.nn import functional
 
 from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError, ShapeError, StateError
-from colorlab.inspection.replay import Moment
+from colorlab.inspection.moments import PastStep, Reader
 from colorlab.methods.base import Method
 from colorlab.strokes import Stroke, Strokes
 
 __all__ = [
     "context_names",
     "coverage",
-    "image_size",
     "picture_size",
     "pixel_cell",
     "resize_map",
     "shuffled_words",
     "template_tokens",
-    "text_of",
     "text_of_pass",
     "token_names",
     "tokenized",
@@ -32,27 +30,22 @@ __all__ = [
 ]
 
 
-def text_of(moment: Moment, guidance_pass: str) -> str:
+def text_of_pass(method: Method, conditioning: Conditioning, guidance_pass: str) -> str:
     """Return the text whose tokens the cross-attention of a guidance pass receives.
 
     Raises:
         StateError: the method has no text encoder.
     """
-    return text_of_pass(moment.method, moment.segment.conditioning, guidance_pass)
-
-
-def text_of_pass(method: Method, conditioning: Conditioning, guidance_pass: str) -> str:
-    """Return the same for a call that was not made yet; errors as `text_of`."""
     if "tokenizer" not in method.components:
         raise StateError(f"{method.name} reads no words; name a pixel, a region or a site instead.")
     return conditioning.negative_prompt if guidance_pass == "uncond" else conditioning.prompt
 
 
-def word_tokens(method: Method, text: str, word: str, occurrence: int = 0) -> tuple[int, ...]:
+def word_tokens(reader: Reader, text: str, word: str, occurrence: int = 0) -> tuple[int, ...]:
     """Return the positions of a word, or of words in a row, among the tokens of a text.
 
     Args:
-        method: whose tokenizer reads the text.
+        reader: whose tokenizer reads the text.
         text: a prompt.
         word: whole words, upper or lower case.
         occurrence: which one if it comes several times, 0 first.
@@ -71,9 +64,9 @@ def word_tokens(method: Method, text: str, word: str, occurrence: int = 0) -> tu
         raise RangeError(
             f"occurrence is {occurrence}, but {word!r} comes {len(found)} time(s) in {text!r}; count from 0."
         )
-    positions = _positions_between(method, text, *found[occurrence])
+    positions = _positions_between(reader, text, *found[occurrence])
     if not positions:
-        length = len(token_names(method, text))
+        length = len(token_names(reader, text))
         raise RangeError(f"{word!r} lies beyond the {length} tokens that this model reads; shorten the prompt.")
     return positions
 
@@ -90,20 +83,20 @@ def word_spans(text: str, word: str) -> list[tuple[int, int]]:
     return [match.span() for match in re.finditer(pattern, text, flags=re.IGNORECASE)]
 
 
-def _positions_between(method: Method, text: str, start: int, end: int) -> tuple[int, ...]:
+def _positions_between(reader: Reader, text: str, start: int, end: int) -> tuple[int, ...]:
     """Return the positions of the tokens of text[start:end]; empty beyond what the model reads."""
-    offsets = tokenized(method, text)["offset_mapping"]
+    offsets = tokenized(reader, text)["offset_mapping"]
     return tuple(index for index, (first, last) in enumerate(offsets) if first < end and last > start)
 
 
-def template_tokens(method: Method, text: str, word: str, *, num_places: int = 8) -> torch.Tensor:
+def template_tokens(reader: Reader, text: str, word: str, *, num_places: int = 8) -> torch.Tensor:
     """Encode a word as if it were in a text: at the places of the words that are there, one after the other.
 
     What a text encoder makes of a word depends on where it stands at least as much as on the word; alone, and so at
-    the first place, it resembles no word of a prompt. The caller holds the lock of the method.
+    the first place, it resembles no word of a prompt. The caller holds the lock of the model.
 
     Args:
-        method: whose text encoder is asked.
+        reader: whose text encoder is asked.
         text: a prompt.
         word: one, or several in a row.
         num_places: at most so many, spread evenly over the text.
@@ -120,8 +113,8 @@ def template_tokens(method: Method, text: str, word: str, *, num_places: int = 8
     found: list[torch.Tensor] = []
     for start, end in (spans[index] for index in chosen):
         there = f"{text[:start]}{word}{text[end:]}"
-        positions = _positions_between(method, there, start, start + len(word))
-        encoded = method.encode_prompt(there).tokens[0, list(positions)]
+        positions = _positions_between(reader, there, start, start + len(word))
+        encoded = reader.encode_prompt(there).tokens[0, list(positions)]
         # At the end of a long text a word may be cut short.
         if not found or len(encoded) == len(found[0]):
             found.append(encoded)
@@ -130,13 +123,13 @@ def template_tokens(method: Method, text: str, word: str, *, num_places: int = 8
     return torch.stack(found).mean(dim=0)
 
 
-def token_names(method: Method, text: str) -> list[str]:
+def token_names(reader: Reader, text: str) -> list[str]:
     """Return the tokens of a text as they are spelt, one for each key of the cross-attention."""
-    names: list[str] = method.components["tokenizer"].convert_ids_to_tokens(tokenized(method, text)["input_ids"])
+    names: list[str] = reader.components["tokenizer"].convert_ids_to_tokens(tokenized(reader, text)["input_ids"])
     return names
 
 
-def context_names(moment: Moment, guidance_pass: str, number: int | None) -> list[str]:
+def context_names(moment: PastStep, guidance_pass: str, number: int | None) -> list[str]:
     """Name the tokens that cross-attention reads: as they are spelt, or by position where they are no words.
 
     Args:
@@ -144,14 +137,14 @@ def context_names(moment: Moment, guidance_pass: str, number: int | None) -> lis
         guidance_pass: in which pass.
         number: of tokens; None where nothing was read.
     """
-    if "tokenizer" in moment.method.components:
-        names = token_names(moment.method, text_of(moment, guidance_pass))
+    if "tokenizer" in moment.reader.components:
+        names = token_names(moment.reader, moment.text(guidance_pass))
         if number in (None, len(names)):
             return names
     return [f"token {index}" for index in range(number or 0)]
 
 
-def shuffled_words(method: Method, text: str, positions: tuple[int, ...], word: str) -> str:
+def shuffled_words(reader: Reader, text: str, positions: tuple[int, ...], word: str) -> str:
     """Return a text with its words in another order, drawn by a fixed seed, and at `positions` none that is `word`.
 
     Without a word any other order will do.
@@ -166,16 +159,11 @@ def shuffled_words(method: Method, text: str, positions: tuple[int, ...], word: 
         shuffled = " ".join(words[index] for index in order)
         places: set[int] = set()
         for match in range(len(word_spans(shuffled, word)) if positions else 0):
-            places |= set(word_tokens(method, shuffled, word, match))
+            places |= set(word_tokens(reader, shuffled, word, match))
         if shuffled != text and not places & set(positions):
             return shuffled
     without = f" without {word!r} at its place" if word else ""
     raise RangeError(f"The words of {text!r} have no other order{without}, so there is no baseline; ask without it.")
-
-
-def image_size(moment: Moment) -> tuple[int, int]:
-    """Return the (height, width) of the picture whose pixels the user points at."""
-    return picture_size(moment.method, moment.segment.conditioning, moment.state.latents.shape)
 
 
 def picture_size(method: Method, conditioning: Conditioning, latent_shape: Sequence[int]) -> tuple[int, int]:
@@ -248,8 +236,8 @@ def resize_map(values: torch.Tensor, grid: tuple[int, int], *, keep_sum: bool) -
     return resized
 
 
-def tokenized(method: Method, text: str) -> Any:
+def tokenized(reader: Reader, text: str) -> Any:
     """Tokenize a text as `encode_text` does, with the place of every token in it; a transformers `BatchEncoding`."""
-    tokenizer, config = method.components["tokenizer"], method.components["text_encoder"].config
+    tokenizer, config = reader.components["tokenizer"], reader.components["text_encoder"].config
     max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
     return tokenizer(text, padding="max_length", max_length=max_length, truncation=True, return_offsets_mapping=True)

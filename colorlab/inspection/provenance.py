@@ -15,7 +15,7 @@ from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.baselines import random_shifts
 from colorlab.inspection.chroma import CHROMA_UNIT, decode_chroma
-from colorlab.inspection.places import coverage, image_size
+from colorlab.inspection.places import coverage
 from colorlab.inspection.replay import moment_of
 from colorlab.inspection.settling import settled
 from colorlab.inspection.shares import LEAST_DIRECTION, Ablation, Findings, coalitions_of, draw_orders
@@ -139,7 +139,7 @@ class _Places:
     @classmethod
     def of(cls, run: Run, pixel: tuple[float, float] | None, region: Any, baseline: bool) -> "_Places":
         """Turn a pixel or a region, and its moved copies for the baseline, into weights."""
-        size = image_size(moment_of(run, 0))
+        size = moment_of(run, 0).image_size
         if pixel is None and region is None:
             if baseline:
                 raise RangeError("baseline is of a pixel or a region; a map of all pixels shows elsewhere by itself.")

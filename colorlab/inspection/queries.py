@@ -30,21 +30,22 @@ from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.attention import attention_reduce
 from colorlab.inspection.baselines import shuffled_moment
+from colorlab.inspection.moments import Askable, PastStep
 from colorlab.inspection.places import context_names, resize_map
 from colorlab.inspection.questions import Direction, Measure, Question, ask_measure, ask_place, ask_tokens, ask_word
-from colorlab.inspection.replay import Moment, Verdict, moment_of, run_sites, watch_call
+from colorlab.inspection.replay import Verdict, moment_of, watch_call
 from colorlab.inspection.shelf import shelf_of
 from colorlab.inspection.views import origin
+from colorlab.networks.attention import key_projection
 from colorlab.networks.passes import check_passes, submodule
 from colorlab.networks.probe import Reading
-from colorlab.networks.sites import Site, select_sites
-from colorlab.runs.run import Run
+from colorlab.networks.sites import Site, select_sites, uncompiled
 
-__all__ = ["attention"]
+__all__ = ["answer", "attention"]
 
 
 def attention(
-    run: Run,
+    run: Askable,
     step: int,
     *,
     word: str | None = None,
@@ -63,7 +64,7 @@ def attention(
     """Show attention at a past step (replay: one network call, none if the step was asked about before).
 
     Args:
-        run: any run that has taken the step.
+        run: any run or recording that has taken the step.
         step: index of the step.
         word: a word, or words in a row; one of word, token, pixel, region and measure is given.
         occurrence: which one if the word comes several times in the prompt.
@@ -89,11 +90,35 @@ def attention(
         StateError: the step was not taken, or the network can not be read.
         RangeError: nothing, or more than one thing, is asked for; a word, pixel, site, head or pass does not exist.
     """
-    moment, all_sites = moment_of(run, step), run_sites(run)
+    moment = moment_of(run, step)
     check_passes([guidance_pass], moment.guidance_passes)
     question = _ask(moment, guidance_pass, word, occurrence, token, pixel, region, measure, direction)
-    sites = _choose_sites(all_sites, question, site, head)
-    replay = shelf_of(moment.method).get(moment, sites, network_sites=all_sites)
+    return answer(
+        run,
+        moment,
+        question,
+        site=site,
+        head=head,
+        guidance_pass=guidance_pass,
+        baseline=baseline,
+        max_bytes=max_bytes,
+    )
+
+
+def answer(
+    run: Askable,
+    moment: PastStep,
+    question: Question,
+    *,
+    site: str | None,
+    head: int | None,
+    guidance_pass: str,
+    baseline: bool,
+    max_bytes: int,
+) -> Exhibit:
+    """Replay a moment and ask every reading; arguments, result and errors as `attention`."""
+    sites = _choose_sites(moment.sites, question, site, head)
+    replay = shelf_of(moment.owner).get(moment, sites, network_sites=moment.sites)
     found: np.ndarray | None = None
     null: np.ndarray | None = None
     if replay.verdict.name != "refused":
@@ -106,7 +131,7 @@ def attention(
 
 
 def _ask(
-    moment: Moment,
+    moment: PastStep,
     guidance_pass: str,
     word: str | None,
     occurrence: int,
@@ -143,7 +168,7 @@ def _choose_sites(all_sites: tuple[Site, ...], question: Question, pattern: str 
 
 
 def _combine(
-    moment: Moment, readings: list[Reading], question: Question, head: int | None, max_bytes: int
+    moment: PastStep, readings: list[Reading], question: Question, head: int | None, max_bytes: int
 ) -> np.ndarray:
     """Reduce every reading, take a head or their mean, and average the sites on the finest grid."""
     finest = max((reading.site.grid for reading in readings), key=lambda grid: grid[0] * grid[1])
@@ -158,9 +183,10 @@ def _combine(
     return torch.stack(parts).mean(dim=0).numpy()
 
 
-def _reduce(moment: Moment, reading: Reading, question: Question, max_bytes: int) -> torch.Tensor:
+def _reduce(moment: PastStep, reading: Reading, question: Question, max_bytes: int) -> torch.Tensor:
     """Answer for one site, (heads, positions)."""
-    site, q, k = reading.site, reading.get("q")[0], reading.get("k")[0]
+    site, row = reading.site, moment.sample_row
+    q, k = reading.get("q")[row], _keys(reading, question)[row]
     if question.weights is None:
         grid = None if question.side == "entropy" else site.grid
         found = attention_reduce(q, k, None, max_bytes, scale=reading.scale, grid=grid, entropy=grid is None)
@@ -182,15 +208,28 @@ def _reduce(moment: Moment, reading: Reading, question: Question, max_bytes: int
     return attention_reduce(q, k, weights[:, None], max_bytes, scale=reading.scale).get("columns")[..., 0]
 
 
-def _extra_keys(moment: Moment, site: Site, tokens: torch.Tensor) -> torch.Tensor:
+def _keys(reading: Reading, question: Question) -> torch.Tensor:
+    """Return the keys that a question is about, (B, heads, K, d)."""
+    if question.adapter is None:
+        return reading.get("k")
+    if question.adapter not in reading.image_keys:
+        raise StateError(
+            f"{reading.site.path!r} reads no images through the IP-Adapter number {question.adapter} in the pass "
+            f"{reading.guidance_pass!r}; load it, and call the pipeline with a scale above 0."
+        )
+    return reading.image_keys[question.adapter]
+
+
+def _extra_keys(moment: PastStep, site: Site, tokens: torch.Tensor) -> torch.Tensor:
     """Project tokens (n, D) to keys (heads, n, d) with the network's own weights."""
-    with moment.method.lock, torch.no_grad():
-        keys = submodule(moment.method.unet, site.path).to_k(tokens)
+    project, part, num_parts = key_projection(submodule(uncompiled(moment.network), site.path))
+    with moment.lock, torch.no_grad():
+        keys = project(tokens).chunk(num_parts, dim=-1)[part]
     return keys.unflatten(-1, (site.heads, -1)).transpose(0, 1)
 
 
 def _chance(
-    moment: Moment, readings: list[Reading], question: Question, head: int | None, max_bytes: int
+    moment: PastStep, readings: list[Reading], question: Question, head: int | None, max_bytes: int
 ) -> np.ndarray:
     """Compute the null baseline of a question that was answered from readings."""
     if question.weights is None:
@@ -202,15 +241,27 @@ def _chance(
     # The same latents with the words in another order.
     guidance_pass, sites = readings[0].guidance_pass, [reading.site for reading in readings]
     word, positions = question.details["word"], tuple(question.details["tokens"])
-    with moment.method.lock, torch.no_grad():
+    with moment.lock, torch.no_grad():
         shuffled = shuffled_moment(moment, guidance_pass, word=word, positions=positions)
         shuffled_readings, _ = watch_call(shuffled, sites, wanted_passes=[guidance_pass])
     return _combine(moment, list(shuffled_readings.values()), question, head, max_bytes)
 
 
+def _token_names(
+    moment: PastStep, question: Question, guidance_pass: str, found: np.ndarray | None, site: Site
+) -> list[str]:
+    """Name the tokens that a question about queries is answered by."""
+    number = None if found is None else len(found)
+    if question.adapter is None:
+        return context_names(moment, guidance_pass, number)
+    # Nothing was read where the replay is refused; then the tokens of one picture.
+    layer = submodule(uncompiled(moment.network), site.path)
+    return [f"image token {index}" for index in range(number or int(layer.processor.num_tokens[question.adapter]))]
+
+
 def _exhibit(
-    run: Run,
-    moment: Moment,
+    run: Askable,
+    moment: PastStep,
     question: Question,
     sites: list[Site],
     found: np.ndarray | None,
@@ -221,14 +272,13 @@ def _exhibit(
     """Put array, words and origin together."""
     step, is_over_tokens = moment.record.step_index, question.side == "queries" and sites[0].kind == "attn2"
     if is_over_tokens:
-        number = None if found is None else len(found)
-        details["token_names"] = context_names(moment, details["guidance_pass"], number)
+        details["token_names"] = _token_names(moment, question, details["guidance_pass"], found, sites[0])
     if found is None:
         finest = max((site.grid for site in sites), key=lambda grid: grid[0] * grid[1])
         found = np.full((len(details["token_names"]),) if is_over_tokens else finest, np.nan, dtype=np.float32)
     where = sites[0].path if len(sites) == 1 else f"the mean of {len(sites)} {sites[0].kind} sites"
     which = "mean of the heads" if details["head"] is None else f"head {details['head']}"
-    edited = [repr(edit) for edit in moment.segment.edits if getattr(edit, "changes_matrices", False)]
+    edited = list(moment.matrix_edits)
     # Maps follow from queries and keys; what edits do to scores and probabilities comes after them.
     note = f" Before {'; '.join(edited)}: see effect(step, word=...)." if edited else ""
     units = {"entropy": "nat", "keys": "share of attention", "queries": "share of attention"}

@@ -8,16 +8,14 @@ import torch
 
 from colorlab.errors import RangeError
 from colorlab.inspection.baselines import random_pixels, random_shifts
+from colorlab.inspection.moments import PastStep
 from colorlab.inspection.places import (
     coverage,
-    image_size,
     pixel_cell,
     template_tokens,
-    text_of,
     token_names,
     word_tokens,
 )
-from colorlab.inspection.replay import Moment
 from colorlab.networks.sites import ATTENTION_KINDS, Site, SiteKind
 
 __all__ = ["Direction", "Measure", "Question", "ask_measure", "ask_place", "ask_tokens", "ask_word"]
@@ -40,6 +38,7 @@ class Question:
         null_weights: the same for the baseline; None where it comes about in another way.
         details: for the provenance.
         extra_tokens: (n, D) embeddings whose keys are appended; their weight is 1, that of all others 0.
+        adapter: number of the IP-Adapter whose pictures are the keys; None for the context.
     """
 
     title: str
@@ -49,6 +48,7 @@ class Question:
     null_weights: Weights | None = None
     details: dict[str, Any] = field(default_factory=dict)
     extra_tokens: torch.Tensor | None = None
+    adapter: int | None = None
 
     @property
     def reads_words(self) -> bool:
@@ -68,18 +68,18 @@ def ask_measure(measure: Measure) -> Question:
     return Question(f"{measure.replace('_', ' ').capitalize()} of the attention of each cell", measure, kinds)
 
 
-def ask_word(moment: Moment, guidance_pass: str, word: str, occurrence: int) -> Question:
+def ask_word(moment: PastStep, guidance_pass: str, word: str, occurrence: int) -> Question:
     """Ask how much each cell attends to a word, or would attend to one that is not in the text."""
-    method, text = moment.method, text_of(moment, guidance_pass)
-    positions = word_tokens(method, text, word, occurrence)
+    reader, text = moment.reader, moment.text(guidance_pass)
+    positions = word_tokens(reader, text, word, occurrence)
     details = {"word": word, "occurrence": occurrence, "text": text, "tokens": list(positions)}
-    indicator = torch.zeros(len(token_names(method, text)))
+    indicator = torch.zeros(len(token_names(reader, text)))
     indicator[list(positions)] = 1
     title = f"Attention to {word!r}"
     if positions:
         return Question(title, "keys", ("attn2",), lambda site, number: indicator, None, details)
-    with method.lock, torch.no_grad():
-        extra_tokens = template_tokens(method, text, word)
+    with moment.lock, torch.no_grad():
+        extra_tokens = template_tokens(reader, text, word)
     return Question(
         f"{title}, which the prompt does not have",
         "keys",
@@ -118,7 +118,7 @@ def ask_tokens(token: int | Sequence[int]) -> Question:
     return Question(f"Attention to {name}", "keys", ("attn2",), chosen, others, {"tokens": tokens})
 
 
-def ask_place(moment: Moment, pixel: tuple[float, float] | None, region: Any, direction: Direction) -> Question:
+def ask_place(moment: PastStep, pixel: tuple[float, float] | None, region: Any, direction: Direction) -> Question:
     """Ask where a pixel or region looks, or who looks at it.
 
     Raises:
@@ -127,7 +127,7 @@ def ask_place(moment: Moment, pixel: tuple[float, float] | None, region: Any, di
     """
     if direction not in get_args(Direction):
         raise RangeError(f"direction is {direction!r}, but 'from' or 'to' is expected.")
-    size = image_size(moment)
+    size = moment.image_size
     details: dict[str, Any] = {"direction": direction}
     if pixel is not None:
         point, name = pixel, f"pixel ({pixel[0]:g}, {pixel[1]:g})"

@@ -8,17 +8,22 @@
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import torch
+from torch import nn
 
 from colorlab.errors import StateError
+from colorlab.inspection.moments import Askable, PastStep, Predicted, Recorded
+from colorlab.inspection.places import picture_size, text_of_pass
 from colorlab.methods.base import Method
 from colorlab.networks.environment import Environment, eagerly, environment_of
 from colorlab.networks.probe import Probe, Reading
 from colorlab.networks.sites import Site, find_sites
 from colorlab.runs.run import Run
-from colorlab.runs.segments import Segment, predict_step
+from colorlab.runs.segments import Segment, decode_picture, predict_step
 from colorlab.sampling.records import StepRecord
 from colorlab.sampling.state import State
 
@@ -62,7 +67,7 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """A step of a run as it was taken: everything a replay needs.
+    """A step of a run as it was taken: everything a replay needs; a `PastStep`.
 
     Args:
         method: the loaded model.
@@ -79,12 +84,82 @@ class Moment:
     @property
     def guidance_passes(self) -> tuple[str, ...]:
         """Names of the network calls of the step, in batch order."""
-        return self.method.guidance_passes(self.segment.settings)
+        return self.method.guidance_passes(self.segment.settings, self.record.timestep)
 
     @property
     def num_samples(self) -> int:
         """Pictures of each pass."""
         return len(self.state.latents)
+
+    @property
+    def sample_row(self) -> int:
+        """A run is one picture."""
+        return 0
+
+    @property
+    def network(self) -> nn.Module:
+        """The denoising network."""
+        network: nn.Module = self.method.unet
+        return network
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All inspectable places of the denoising network."""
+        return find_sites(self.method.unet, self.state.latents.shape)
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """The lock of the model."""
+        return self.method.lock
+
+    @property
+    def owner(self) -> Method:
+        """The loaded model."""
+        return self.method
+
+    @property
+    def reader(self) -> Method:
+        """The loaded model, which encodes prompts."""
+        return self.method
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the picture that was given, else of the one that comes out."""
+        return picture_size(self.method, self.segment.conditioning, self.state.latents.shape)
+
+    @property
+    def prediction_unit(self) -> str:
+        """A run keeps predicted noise, whatever its network predicts."""
+        return "noise standard deviations"
+
+    @property
+    def matrix_edits(self) -> tuple[str, ...]:
+        """The edits in force that change scores or probabilities."""
+        return tuple(repr(edit) for edit in self.segment.edits if getattr(edit, "changes_matrices", False))
+
+    @property
+    def clean(self) -> torch.Tensor:
+        """Clean latents (1, C, h, w) that the guided prediction implies."""
+        return self.record.pred_original_sample
+
+    def picture(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode and finish clean latents (1, C, h, w) as the picture itself, without rounding to 8 bits."""
+        return decode_picture(self.method, self.segment, latents)
+
+    def predict(self, watch: AbstractContextManager[Any]) -> dict[str, torch.Tensor]:
+        """Ask the networks once more through the method's own `predict`, under the same edits."""
+        return predict_step(self.method, self.segment, self.state, watch=watch)
+
+    def text(self, guidance_pass: str) -> str:
+        """Return the prompt of a guidance pass; StateError if the method has no text encoder."""
+        return text_of_pass(self.method, self.segment.conditioning, guidance_pass)
+
+    def with_text(self, guidance_pass: str, text: str) -> "Moment":
+        """Return this moment under another prompt in one guidance pass, encoded."""
+        name = "negative_prompt" if guidance_pass == "uncond" else "prompt"
+        conditioning = self.segment.conditioning.replace(**{name: text})
+        prepared = self.method.prepare(conditioning, self.segment.settings)
+        return replace(self, segment=replace(self.segment, conditioning=conditioning, prepared=prepared))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,12 +182,22 @@ class Replay:
         return sum(reading.num_bytes for reading in self.readings.values())
 
 
-def moment_of(run: Run, step: int) -> Moment:
-    """Return a step that a run has taken.
+@overload
+def moment_of(run: Run, step: int) -> Moment: ...
+
+
+@overload
+def moment_of(run: Recorded, step: int) -> PastStep: ...
+
+
+def moment_of(run: Askable, step: int) -> PastStep:
+    """Return a step that a run has taken, or that a recording holds.
 
     Raises:
         StateError: it has not.
     """
+    if not isinstance(run, Run):
+        return run.moment(step)
     states, records = run.states, run.records
     taken = min(len(states) - 1, len(records))
     if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < taken:
@@ -127,14 +212,14 @@ def run_sites(run: Run) -> tuple[Site, ...]:
 
 
 def replay_step(
-    moment: Moment,
+    moment: PastStep,
     sites: Sequence[Site],
     *,
     wanted_passes: Sequence[str] | None = None,
     device: torch.device | str | None = "cpu",
     max_bytes: int = 2**30,
 ) -> Replay:
-    """Repeat the network call of a step, through the method's own `predict` and under the same edits, and read sites.
+    """Repeat the network call of a step and read sites.
 
     The batch is made up as it was. A compiled network is called eagerly, since hooks of compiled modules are never
     called; such a replay is `close` at best.
@@ -149,18 +234,17 @@ def replay_step(
     Returns:
         Readings and verdict; no readings when refused.
     """
-    method = moment.method
-    with method.lock, eagerly():
+    with moment.lock, eagerly():
         readings, predictions = watch_call(
             moment, sites, wanted_passes=wanted_passes, device=device, max_bytes=max_bytes
         )
-        environment = replace(environment_of(method.unet), is_compiled=False)
+        environment = replace(environment_of(moment.network), is_compiled=False)
     verdict = judge(moment.record, predictions, environment)
     return Replay({} if verdict.name == "refused" else readings, verdict, environment)
 
 
 def watch_call(
-    moment: Moment,
+    moment: PastStep,
     sites: Sequence[Site],
     *,
     wanted_passes: Sequence[str] | None = None,
@@ -169,13 +253,13 @@ def watch_call(
 ) -> tuple[dict[tuple[str, str], Reading], dict[str, torch.Tensor]]:
     """Ask the networks about a moment with a probe on; without a verdict, for moments that never were (baselines).
 
-    The caller holds the lock of the method. Arguments as `replay_step`.
+    The caller holds the lock. Arguments as `replay_step`.
 
     Returns:
         The readings, and the prediction of every pass.
     """
     probe = Probe(
-        moment.method.unet,
+        moment.network,
         sites,
         guidance_passes=moment.guidance_passes,
         wanted_passes=wanted_passes,
@@ -183,7 +267,7 @@ def watch_call(
         device=device,
         max_bytes=max_bytes,
     )
-    predictions = predict_step(moment.method, moment.segment, moment.state, watch=probe)
+    predictions = moment.predict(probe)
     readings = dict(probe)
     if len(readings) != len(sites) * len(probe.wanted_passes):
         missing = next(
@@ -196,7 +280,7 @@ def watch_call(
     return readings, predictions
 
 
-def judge(record: StepRecord, predictions: Mapping[str, torch.Tensor], environment: Environment) -> Verdict:
+def judge(record: Predicted, predictions: Mapping[str, torch.Tensor], environment: Environment) -> Verdict:
     """Compare replayed predictions with the recorded ones.
 
     Args:

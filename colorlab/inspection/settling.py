@@ -8,9 +8,9 @@ from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.baselines import random_shifts
 from colorlab.inspection.chroma import CHROMA_UNIT, DecoderName, chroma_decoder, chroma_distance
+from colorlab.inspection.moments import Askable
 from colorlab.inspection.replay import moment_of
 from colorlab.inspection.views import origin
-from colorlab.runs.run import Run
 
 __all__ = ["settle_steps", "settled"]
 
@@ -51,14 +51,14 @@ def settle_steps(
     return steps
 
 
-def settled(run: Run, *, tolerance: float = 5.0, decoder: DecoderName = "model", baseline: bool = False) -> Exhibit:
+def settled(run: Askable, *, tolerance: float = 5.0, decoder: DecoderName = "model", baseline: bool = False) -> Exhibit:
     """Show after which step the color of every pixel is decided (record: no call of the denoising network).
 
     The first step from which on the chroma of the decoded clean prediction stays within `tolerance` of the prediction
     of the last step taken.
 
     Args:
-        run: any run that has taken a step.
+        run: any run or recording that has taken a step.
         tolerance: distance in the (a, b) plane, Delta E 1976 without the lightness; 5 is a difference that is seen at
             once when the colors lie side by side.
         decoder: "model" decodes the prediction of each step with the model's own decoder; "linear" decodes at most
@@ -83,7 +83,8 @@ def settled(run: Run, *, tolerance: float = 5.0, decoder: DecoderName = "model",
 
     def backwards() -> Iterator[torch.Tensor]:
         for record in reversed(records):
-            yield decode(run.segment_at(record.step_index), record.pred_original_sample)
+            moment = moment_of(run, record.step_index)
+            yield decode(moment, moment.clean)
 
     last, null = len(records) - 1, None
     chromas = list(backwards()) if baseline else backwards()

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from colorlab.errors import RangeError
-from colorlab.inspection.replay import Moment, Replay, replay_step
-from colorlab.methods.base import Method
+from colorlab.inspection.moments import PastStep, Predicted
+from colorlab.inspection.replay import Replay, replay_step
+from colorlab.networks.environment import weight_bytes
 from colorlab.networks.sites import Site
-from colorlab.sampling.records import StepRecord
 
 __all__ = ["ReplayShelf", "shelf_of"]
 
@@ -35,11 +35,11 @@ class ReplayShelf:
             raise RangeError(f"max_bytes is {max_bytes}, but at least 0 is expected.")
         self.max_bytes = max_bytes
         self.num_replays = 0
-        self._kept: OrderedDict[int, tuple[StepRecord, Replay]] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[Predicted, Replay]] = OrderedDict()
         self._numbers = itertools.count()
         self._lock = threading.RLock()
 
-    def get(self, moment: Moment, sites: Sequence[Site], *, network_sites: Sequence[Site] = ()) -> Replay:
+    def get(self, moment: PastStep, sites: Sequence[Site], *, network_sites: Sequence[Site] = ()) -> Replay:
         """Return a replay of a step that has read `sites` in every pass.
 
         Args:
@@ -71,7 +71,7 @@ class ReplayShelf:
         with self._lock:
             return sum(replay.num_bytes for _, replay in self._kept.values())
 
-    def _choose(self, moment: Moment, sites: Sequence[Site], network_sites: Sequence[Site]) -> Sequence[Site]:
+    def _choose(self, moment: PastStep, sites: Sequence[Site], network_sites: Sequence[Site]) -> Sequence[Site]:
         """Return what to read: all attention sites, all of the kinds asked for, or what was asked for."""
         kinds = {site.kind for site in sites}
         generous = [
@@ -91,17 +91,17 @@ class ReplayShelf:
             self._kept.popitem(last=False)
 
 
-_SHELVES: WeakKeyDictionary[Method, ReplayShelf] = WeakKeyDictionary()
+_SHELVES: WeakKeyDictionary[object, ReplayShelf] = WeakKeyDictionary()
 _SHELVES_LOCK = threading.Lock()
 
 
-def shelf_of(method: Method) -> ReplayShelf:
-    """Return the one shelf of a loaded model; it goes when the model goes."""
+def shelf_of(owner: object) -> ReplayShelf:
+    """Return the one shelf of a loaded model, a `PastStep.owner`; it goes when the model goes."""
     with _SHELVES_LOCK:
-        return _SHELVES.setdefault(method, ReplayShelf())
+        return _SHELVES.setdefault(owner, ReplayShelf())
 
 
-def _estimate_bytes(moment: Moment, sites: Sequence[Site]) -> int:
+def _estimate_bytes(moment: PastStep, sites: Sequence[Site]) -> int:
     """Estimate from above what reading sites in all passes stores: keys count as many as queries."""
     numbers = sum(site.num_positions * site.channels * (2 if site.is_attention else 1) for site in sites)
-    return numbers * moment.method.dtype.itemsize * len(moment.guidance_passes) * moment.num_samples
+    return numbers * weight_bytes(moment.network) * len(moment.guidance_passes) * moment.num_samples

@@ -1,6 +1,7 @@
 """Queries that need no attention: guidance field, clean prediction and path from the record, features from a replay."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,21 +10,21 @@ import torch
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.baselines import random_walk, shuffled_moment
-from colorlab.inspection.replay import Moment, moment_of, run_sites, watch_call
+from colorlab.inspection.moments import Askable, PastStep
+from colorlab.inspection.replay import moment_of, watch_call
 from colorlab.inspection.shelf import shelf_of
 from colorlab.networks.passes import check_passes
 from colorlab.networks.sites import select_sites
 from colorlab.runs.run import Run
-from colorlab.runs.segments import predict_step
 
 __all__ = ["features", "guidance", "origin", "prediction", "principal_axes", "principal_components", "trajectory"]
 
 
-def guidance(run: Run, step: int, *, passes: tuple[str, str] | None = None, baseline: bool = False) -> Exhibit:
+def guidance(run: Askable, step: int, *, passes: tuple[str, str] | None = None, baseline: bool = False) -> Exhibit:
     """Show how far two guidance passes of a step disagree, cell by cell (record: no network call).
 
     Args:
-        run: any run that has taken the step.
+        run: any run or recording that has taken the step.
         step: index of the step.
         passes: whose predictions are compared, the second less the first; None for the first and the last pass, which
             for classifier-free guidance are `uncond` and `cond`.
@@ -48,32 +49,32 @@ def guidance(run: Run, step: int, *, passes: tuple[str, str] | None = None, base
     check_passes(passes, names)
     null = None
     if baseline:
-        with moment.method.lock, torch.no_grad():
-            shuffled = shuffled_moment(moment, "cond")
-            null = _disagreement(predict_step(moment.method, shuffled.segment, shuffled.state), passes)
+        with moment.lock, torch.no_grad():
+            others = shuffled_moment(moment, "cond").predict(nullcontext())
+        null = _disagreement(others, passes, moment.sample_row)
     return Exhibit(
-        array=_disagreement(predictions, passes),
+        array=_disagreement(predictions, passes, moment.sample_row),
         axes=("h", "w"),
-        unit="noise standard deviations",
+        unit=moment.prediction_unit,
         caption=f"Guidance field at step {step}: length of {passes[1]} - {passes[0]} over the latent channels.",
         provenance={**origin(run, moment, "guidance"), "passes": list(passes)},
         baseline=null,
     )
 
 
-def _disagreement(predictions: Mapping[str, torch.Tensor], passes: tuple[str, str]) -> np.ndarray:
+def _disagreement(predictions: Mapping[str, torch.Tensor], passes: tuple[str, str], row: int) -> np.ndarray:
     """Return the length over the channels of the difference of two predictions, (h, w)."""
-    first, second = (predictions[name][0].float() for name in passes)
+    first, second = (predictions[name][row].float() for name in passes)
     return torch.linalg.vector_norm(second - first, dim=0).numpy()
 
 
-def prediction(run: Run, step: int) -> Exhibit:
+def prediction(run: Askable, step: int) -> Exhibit:
     """Show the clean picture that the model had in mind at a step (record: no call of the denoising network).
 
     The picture of `run.preview(step)`, which is decoded once and then kept.
 
     Args:
-        run: any run that has taken the step.
+        run: any run or recording that has taken the step.
         step: index of the step.
 
     Returns:
@@ -93,11 +94,11 @@ def prediction(run: Run, step: int) -> Exhibit:
     )
 
 
-def trajectory(run: Run, *, baseline: bool = False) -> Exhibit:
+def trajectory(run: Askable, *, baseline: bool = False) -> Exhibit:
     """Show the path of the latents in the plane that holds most of it (record: no network call).
 
     Args:
-        run: any run.
+        run: any run or recording.
         baseline: whether to add a random walk with steps of the same lengths, in the plane that holds most of it: such
             a walk gives a smooth arc as well.
 
@@ -111,7 +112,8 @@ def trajectory(run: Run, *, baseline: bool = False) -> Exhibit:
     states = run.states
     if len(states) < 3:
         raise StateError(f"A plane needs 3 states, but this run has {len(states)}; take at least two steps.")
-    points = torch.stack([state.latents[0].flatten() for state in states])
+    row = moment_of(run, 0).sample_row
+    points = torch.stack([state.latents[row].flatten() for state in states])
     coordinates, shares = principal_components(points, 2)
     walk = principal_components(random_walk(points), 2)[0].T.float().numpy() if baseline else None
     return Exhibit(
@@ -129,11 +131,11 @@ def trajectory(run: Run, *, baseline: bool = False) -> Exhibit:
     )
 
 
-def features(run: Run, step: int, site: str, *, guidance_pass: str = "cond", baseline: bool = False) -> Exhibit:
+def features(run: Askable, step: int, site: str, *, guidance_pass: str = "cond", baseline: bool = False) -> Exhibit:
     """Show the features of a block as colors: their first three principal components (replay: one network call).
 
     Args:
-        run: any run that has taken the step.
+        run: any run or recording that has taken the step.
         step: index of the step.
         site: path of a block, resnet or transformer.
         guidance_pass: in which pass.
@@ -147,20 +149,20 @@ def features(run: Run, step: int, site: str, *, guidance_pass: str = "cond", bas
         StateError: the step was not taken.
         RangeError: there is no such site or pass, the pattern fits several, or the words have no other order.
     """
-    moment, all_sites = moment_of(run, step), run_sites(run)
+    moment = moment_of(run, step)
     check_passes([guidance_pass], moment.guidance_passes)
-    found = select_sites(all_sites, glob=site, kind=("resnet", "transformer", "block"))
+    found = select_sites(moment.sites, glob=site, kind=("resnet", "transformer", "block"))
     if len(found) > 1:
         raise RangeError(f"{site!r} fits {len(found)} sites, but features of one are shown; give the whole path.")
-    replay = shelf_of(moment.method).get(moment, found)
+    replay = shelf_of(moment.owner).get(moment, found)
     array, null, shares = np.full((*found[0].grid, 3), np.nan, dtype=np.float32), None, torch.zeros(3)
     if replay.verdict.name != "refused":
-        read = replay.readings[found[0].path, guidance_pass].get("features")[0]
+        read = replay.readings[found[0].path, guidance_pass].get("features")[moment.sample_row]
         other = None
         if baseline:
-            with moment.method.lock, torch.no_grad():
+            with moment.lock, torch.no_grad():
                 readings, _ = watch_call(shuffled_moment(moment, guidance_pass), found, wanted_passes=[guidance_pass])
-            other = readings[found[0].path, guidance_pass].get("features")[0]
+            other = readings[found[0].path, guidance_pass].get("features")[moment.sample_row]
         array, null, shares = _as_colors(read, other)
     return Exhibit(
         array=array,
@@ -232,12 +234,8 @@ def principal_components(points: torch.Tensor, number: int) -> tuple[torch.Tenso
     return centered @ axes, shares
 
 
-def origin(run: Run, moment: Moment | None, query: str) -> dict[str, Any]:
+def origin(run: Askable, moment: PastStep | None, query: str) -> dict[str, Any]:
     """Say where an exhibit comes from."""
-    where = {
-        "query": query,
-        "model": run.method.model_name,
-        "weights": run.method.weights_hash,
-        "run": run.name,
-    }
+    model = {"model": run.method.model_name, "weights": run.method.weights_hash} if isinstance(run, Run) else run.origin
+    where = {"query": query, **model, "run": run.name}
     return where if moment is None else {**where, "step": moment.record.step_index}

@@ -97,6 +97,7 @@ class Call:
         latents: (B, C, h, w) float32, before the step, or the ones that are decoded.
         record: predictions of the step; None for the calls of a run that are not steps (prepare and decode).
         decode: latents and settings to image (B, 3, H, W) in [0, 1], one more call of the decoder; None within a step.
+        read_decoder: latents to the decoder's inside by name, one more call of it; None within a step.
     """
 
     settings: Settings
@@ -105,6 +106,7 @@ class Call:
     latents: torch.Tensor
     record: StepRecord | None = None
     decode: Callable[[torch.Tensor, Settings], torch.Tensor] | None = field(default=None, repr=False)
+    read_decoder: Callable[[torch.Tensor], Mapping[str, torch.Tensor]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -81,7 +81,8 @@ class Method(ABC):
     """A loaded model: the networks of one method, and the one lock that serialises their use.
 
     Args:
-        components: networks, tokenizer and scheduler by the names in `component_names`.
+        components: networks, tokenizer and scheduler by the names in `component_names`, and maybe some of those in
+            `optional_component_names`.
         working_px: side of a square picture with as many pixels as the networks work on.
         model_name: what the model is called in tables and captions; the method's name by default.
         weights_hash: identifies the weights it was loaded with; "" for weights that came from no folder.
@@ -96,6 +97,7 @@ class Method(ABC):
     reads: ClassVar[tuple[str, ...]] = ("prompt", "negative_prompt")
     finish: ClassVar[Finish]
     component_names: ClassVar[tuple[str, ...]]
+    optional_component_names: ClassVar[tuple[str, ...]] = ()
     mechanisms: ClassVar[tuple[Mechanism, ...]]
     default_settings: ClassVar[Settings] = Settings()
 
@@ -105,7 +107,8 @@ class Method(ABC):
         missing = sorted(set(self.component_names) - set(components))
         if missing:
             raise RangeError(f"{self.name} needs {', '.join(self.component_names)}; {', '.join(missing)} did not come.")
-        self.components = {name: components[name] for name in self.component_names}
+        known = (*self.component_names, *self.optional_component_names)
+        self.components = {name: components[name] for name in known if name in components}
         self.working_px = working_px
         self.model_name = model_name or self.name
         self.weights_hash = weights_hash
@@ -125,14 +128,23 @@ class Method(ABC):
         """Encode everything that does not change from step to step; what was encoded before is not encoded again."""
 
     @abstractmethod
-    def guidance_passes(self, settings: Settings) -> tuple[str, ...]:
-        """Return the names of the network calls of a step, in batch order."""
+    def guidance_passes(self, settings: Settings, timestep: float | None = None) -> tuple[str, ...]:
+        """Return the names of the network calls of a step, in batch order.
+
+        Args:
+            settings: what is in force.
+            timestep: of the step; None for all that a run may have, of which those of a step are the first ones.
+        """
 
     @abstractmethod
     def predict(
         self, prepared: Any, latents: torch.Tensor, timestep: int | float, settings: Settings
     ) -> dict[str, torch.Tensor]:
-        """Predict the noise in (B, C, h, w) latents at one timestep, once for each guidance pass."""
+        """Predict the noise in (B, C, h, w) latents at one timestep, once for each guidance pass.
+
+        Returns:
+            By pass; as `Predictions` where something beside them is to be remembered or done.
+        """
 
     @abstractmethod
     def guide(self, predictions: Mapping[str, torch.Tensor], settings: Settings) -> torch.Tensor:
@@ -141,6 +153,10 @@ class Method(ABC):
     @abstractmethod
     def decode(self, latents: torch.Tensor, prepared: Any, settings: Settings) -> torch.Tensor:
         """Decode (B, C, h, w) latents to (B, 3, 8h, 8w) float32 on the CPU, sRGB in [0, 1]."""
+
+    def read_decoder(self, latents: torch.Tensor, prepared: Any, settings: Settings) -> dict[str, torch.Tensor]:
+        """Decode (B, C, h, w) latents and return what can be seen inside the decoder, by name, float32 on the CPU."""
+        return {}
 
     # What all methods share.
 
@@ -199,10 +215,12 @@ class Method(ABC):
         for name in settings.mechanisms:
             self.mechanism(name).in_force(settings)
         return tuple(
-            f"{self.name} does not read {name}; it is ignored."
-            for name in given
-            if name not in (*self.reads, *self.requires)
+            f"{self.name} does not read {name}; it is ignored." for name in given if name not in self.fields_read()
         )
+
+    def fields_read(self) -> tuple[str, ...]:
+        """Return the fields of a conditioning that this model reads; optional networks may add some."""
+        return (*self.reads, *self.requires)
 
     def warn(self, notes: tuple[str, ...]) -> None:
         """Pass notes on to the user as `ConditioningWarning`s."""
@@ -225,7 +243,12 @@ class Method(ABC):
         return self.cache.get("text", text, encode)
 
     def predict_passes(
-        self, sample: torch.Tensor, timestep: int | float, tokens: Mapping[str, torch.Tensor]
+        self,
+        sample: torch.Tensor,
+        timestep: int | float,
+        tokens: Mapping[str, torch.Tensor],
+        *,
+        residuals: Sequence[torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
         """Call the denoising network once for all guidance passes.
 
@@ -236,6 +259,7 @@ class Method(ABC):
             sample: (B, C, h, w), what the network sees beside the tokens, the same in every pass.
             timestep: training timestep of the latents.
             tokens: encoder hidden states (1 or B, N, D) by guidance pass.
+            residuals: of a control network, for the whole batch, finest level first, middle last; None for none.
 
         Returns:
             The raw output (B, 4, h, w) of each pass, float32 on the CPU.
@@ -243,7 +267,15 @@ class Method(ABC):
         batch = sample.to(self.device, self.dtype).repeat(len(tokens), 1, 1, 1)
         hidden = torch.cat([part.expand(sample.shape[0], -1, -1) for part in tokens.values()])
         self.network_calls["unet"] += 1
-        output = self.unet(batch, torch.tensor(timestep, device=self.device), encoder_hidden_states=hidden).sample
+        control: dict[str, Any] = {}
+        if residuals is not None:
+            control = {
+                "down_block_additional_residuals": tuple(residuals[:-1]),
+                "mid_block_additional_residual": residuals[-1],
+            }
+        output = self.unet(
+            batch, torch.tensor(timestep, device=self.device), encoder_hidden_states=hidden, **control
+        ).sample
         return dict(zip(tokens, output.float().cpu().chunk(len(tokens)), strict=True))
 
     def finish_image(self, decoded: torch.Tensor, conditioning: Conditioning, settings: Settings) -> torch.Tensor:

@@ -15,10 +15,16 @@ from safetensors.torch import save_file
 from colorlab.checkpoints.reading import read_weights
 from colorlab.errors import ColorlabError, WeightsError
 from colorlab.networks import libraries
+from colorlab.networks.deformable import DeformableUnits
 from colorlab.networks.luminance import LuminanceEncoder
 from colorlab.sampling.schedules import NoiseSchedule
 
 __all__ = ["COMPONENTS", "load_component", "save_component", "weight_files"]
+
+_OWN_NETWORKS: dict[str, type[torch.nn.Module]] = {
+    "DeformableUnits": DeformableUnits,
+    "LuminanceEncoder": LuminanceEncoder,
+}
 
 
 class Component(Protocol):
@@ -40,7 +46,7 @@ class DiffusersNetwork:
     """A network in diffusers' format: `config.json` and one or several safetensors files.
 
     Args:
-        class_name: in `networks.libraries`, or "LuminanceEncoder".
+        class_name: in `networks.libraries`, or one of our own.
     """
 
     class_name: str
@@ -48,8 +54,7 @@ class DiffusersNetwork:
 
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
         """Build the network without memory, then put the weights in."""
-        network_class: Any = LuminanceEncoder if self.class_name == "LuminanceEncoder" else None
-        network_class = network_class or getattr(libraries, self.class_name)
+        network_class: Any = _OWN_NETWORKS.get(self.class_name) or getattr(libraries, self.class_name)
         config = _read_json(folder / "config.json")
         with torch.device("meta"):
             network = network_class.from_config(config)
@@ -63,25 +68,32 @@ class DiffusersNetwork:
         component.save_pretrained(folder, safe_serialization=True)
 
 
-class TextEncoder:
-    """CLIP's text tower in transformers' format; a whole CLIP model in the folder serves as well."""
+@dataclass(frozen=True)
+class ClipTower:
+    """One tower of CLIP in transformers' format; a whole CLIP model in the folder serves as well.
 
-    weight_pattern = "model*.safetensors"
+    Args:
+        side: "text" or "vision".
+    """
+
+    side: str
+    weight_pattern: str = "model*.safetensors"
 
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
         """Build the tower and put its part of the weights in."""
         config = _read_json(folder / "config.json")
-        text_config = libraries.CLIPTextConfig(**config.get("text_config", config))
+        name = self.side.capitalize()
+        tower_config = getattr(libraries, f"CLIP{name}Config")(**config.get(f"{self.side}_config", config))
         # Some of its buffers are not in the file, so it can not be built without memory.
         with torch.random.fork_rng(devices=[]):
-            encoder: Any = libraries.CLIPTextModel(text_config)
+            encoder: Any = getattr(libraries, f"CLIP{name}Model")(tower_config)
         # Files say "text_model.", and so does the class before transformers 5.
         expected = encoder.state_dict()
-        prefix = "text_model." if any(name.startswith("text_model.") for name in expected) else ""
+        prefix = self._prefix if any(key.startswith(self._prefix) for key in expected) else ""
         weights = {
-            prefix + name.removeprefix("text_model."): value
-            for name, value in _read_all(folder, self.weight_pattern, dtype).items()
-            if name.startswith("text_model.") and not name.endswith("position_ids")
+            prefix + key.removeprefix(self._prefix): value
+            for key, value in _read_all(folder, self.weight_pattern, dtype).items()
+            if key.startswith(self._prefix) and not key.endswith("position_ids")
         }
         encoder.load_state_dict(weights, strict=True, assign=True)
         moved: torch.nn.Module = encoder.to(device)
@@ -92,10 +104,15 @@ class TextEncoder:
         folder.mkdir(parents=True, exist_ok=True)
         component.config.save_pretrained(folder)
         weights = {
-            "text_model." + name.removeprefix("text_model."): value.contiguous()
-            for name, value in component.state_dict().items()
+            self._prefix + key.removeprefix(self._prefix): value.contiguous()
+            for key, value in component.state_dict().items()
         }
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    @property
+    def _prefix(self) -> str:
+        """What the names of its weights begin with in a file."""
+        return f"{self.side}_model."
 
 
 class Tokenizer:
@@ -132,7 +149,11 @@ COMPONENTS: dict[str, Component] = {
     "unet": DiffusersNetwork("UNet2DConditionModel"),
     "vae": DiffusersNetwork("AutoencoderKL"),
     "luminance_encoder": DiffusersNetwork("LuminanceEncoder"),
-    "text_encoder": TextEncoder(),
+    "control_network": DiffusersNetwork("ControlNetModel"),
+    "deformable_vae": DiffusersNetwork("AutoencoderKL"),
+    "deformable_units": DiffusersNetwork("DeformableUnits"),
+    "text_encoder": ClipTower("text"),
+    "image_encoder": ClipTower("vision"),
     "tokenizer": Tokenizer(),
     "scheduler": Scheduler(),
 }

@@ -36,6 +36,7 @@ CLASS_NAME = "Colorizer"
 
 # Methods by name; imported when one is loaded, so that a method's own needs are not everybody's.
 METHODS: dict[str, str] = {
+    "ctrlcolor": "colorlab.methods.ctrlcolor:CtrlColor",
     "lcad": "colorlab.methods.lcad:Lcad",
     "text_to_image": "colorlab.methods.text_to_image:TextToImage",
 }
@@ -164,7 +165,8 @@ def load_method(folder: Path, index: ModelIndex, *, device: torch.device, dtype:
             "fetch or make the model again."
         )
     components = {}
-    for part in method_class.component_names:
+    optional = [part for part in method_class.optional_component_names if part in index.components]
+    for part in (*method_class.component_names, *optional):
         where = index.components[part]
         for file in weight_files(part, folder / where):
             entry = f"{where}/{file.name}"

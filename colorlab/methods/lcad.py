@@ -83,7 +83,7 @@ class Lcad(Method):
         )
         return taps
 
-    def guidance_passes(self, settings: Settings) -> tuple[str, ...]:
+    def guidance_passes(self, settings: Settings, timestep: float | None = None) -> tuple[str, ...]:
         """`uncond`, `cond`; without guidance `cond` alone."""
         return self.guidance.passes(settings)
 

@@ -56,7 +56,7 @@ class TextToImage(Method):
             text={"uncond": negative.tokens, "cond": prompt.tokens},
         )
 
-    def guidance_passes(self, settings: Settings) -> tuple[str, ...]:
+    def guidance_passes(self, settings: Settings, timestep: float | None = None) -> tuple[str, ...]:
         """`uncond`, `cond`; without guidance `cond` alone."""
         return self.guidance.passes(settings)
 

@@ -1,4 +1,4 @@
-"""Attention with its matrices in the open, for patches that change scores or probabilities."""
+"""Attention layers: which of them can be read or patched, and one with its matrices in the open for patches."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,12 +8,25 @@ from torch.nn import functional
 
 from colorlab.errors import StateError
 
-__all__ = ["MatrixChange", "OpenAttention", "check_plain_attention", "has_plain_processor"]
+__all__ = [
+    "MatrixChange",
+    "OpenAttention",
+    "check_plain_attention",
+    "check_readable_attention",
+    "has_plain_processor",
+    "image_key_projections",
+    "key_projection",
+    "query_projection",
+]
 
 MatrixChange = Callable[[torch.Tensor], torch.Tensor]
 RowChanges = Callable[[], Sequence[tuple[slice, Sequence[MatrixChange], Sequence[MatrixChange]]]]
 
 _PLAIN_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
+_FUSED_PROCESSOR = "FusedAttnProcessor2_0"
+# They attend to the context as the plain ones do, the first from projections in one, the others beside images.
+_READABLE_PROCESSORS = (_FUSED_PROCESSOR, "IPAdapterAttnProcessor", "IPAdapterAttnProcessor2_0")
+_NORMS = ("norm_q", "norm_k", "group_norm", "spatial_norm")
 
 
 class OpenAttention:
@@ -92,10 +105,53 @@ def check_plain_attention(attn: Any, path: str, purpose: str) -> None:
         StateError: its projections are fused, its queries are normalised, or it has a processor of its own.
     """
     name = type(attn.processor).__name__
-    if getattr(attn, "fused_projections", False):
+    if _is_fused(attn):
         raise StateError(f"The projections of {path} are fused, so {purpose} is not possible; unfuse them first.")
-    norms = ("norm_q", "norm_k", "group_norm", "spatial_norm")
-    if not has_plain_processor(attn) or any(getattr(attn, norm, None) is not None for norm in norms):
+    if not has_plain_processor(attn) or _has_norms(attn):
         raise StateError(
             f"{path} attends by {name}, where {purpose} is not possible; use a network with the standard processor."
         )
+
+
+def check_readable_attention(attn: Any, path: str) -> None:
+    """Check that queries and keys of a layer can be read where its projections hand them on.
+
+    Beside plain layers these are layers with fused projections, and layers of an IP-Adapter, which attend to the
+    context as ever and add what they find in images.
+
+    Raises:
+        StateError: its queries are normalised, or it has a processor of its own.
+    """
+    is_known = has_plain_processor(attn) or type(attn.processor).__name__ in _READABLE_PROCESSORS
+    if not is_known or _has_norms(attn):
+        raise StateError(
+            f"{path} attends by {type(attn.processor).__name__}, where reading its attention is not possible; use a "
+            "network with the standard processor."
+        )
+
+
+def query_projection(attn: Any) -> tuple[Any, int, int]:
+    """Return the module that makes the queries, and which part of how many equal parts of its output they are."""
+    return (attn.to_qkv, 0, 3) if _is_fused(attn) and hasattr(attn, "to_qkv") else (attn.to_q, 0, 1)
+
+
+def key_projection(attn: Any) -> tuple[Any, int, int]:
+    """Return the same for the keys."""
+    if not _is_fused(attn):
+        return attn.to_k, 0, 1
+    return (attn.to_qkv, 1, 3) if hasattr(attn, "to_qkv") else (attn.to_kv, 0, 2)
+
+
+def image_key_projections(attn: Any) -> tuple[Any, ...]:
+    """Return the modules that make keys of images, one for each IP-Adapter; none where there is no adapter."""
+    return tuple(getattr(attn.processor, "to_k_ip", ()))
+
+
+def _is_fused(attn: Any) -> bool:
+    """Return whether a layer computes from fused projections; its flag and they stay behind when it is unfused."""
+    return type(attn.processor).__name__ == _FUSED_PROCESSOR
+
+
+def _has_norms(attn: Any) -> bool:
+    """Return whether more than a projection lies between the hidden states and queries or keys."""
+    return any(getattr(attn, norm, None) is not None for norm in _NORMS)

@@ -11,7 +11,7 @@ from torch import nn
 
 from colorlab.networks.sites import uncompiled
 
-__all__ = ["Environment", "eagerly", "environment_of", "is_compiled"]
+__all__ = ["Environment", "eagerly", "environment_of", "is_compiled", "weight_bytes"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,12 @@ def environment_of(network: nn.Module) -> Environment:
         matmul_precision=torch.get_float32_matmul_precision(),
         is_compiled=is_compiled(network),
     )
+
+
+def weight_bytes(network: nn.Module) -> int:
+    """Return the bytes of one number of a denoising network."""
+    plain: Any = uncompiled(network)
+    return int(plain.conv_in.weight.element_size())
 
 
 def is_compiled(network: nn.Module) -> bool:

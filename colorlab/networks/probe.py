@@ -1,11 +1,12 @@
 """Probe: reads queries, keys and block outputs while a network computes, and changes nothing.
 
-Queries and keys are read where the network's own `to_q` and `to_k` hand them on: the very tensors that attention gets,
+Queries and keys are read where the network's own projections hand them on: the very tensors that attention gets,
 patches and low-rank adapters included, with no second computation. The kernel that makes the picture stays in place.
+Projections may be fused. Where IP-Adapters are loaded, the keys of their images are read beside those of the context.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal
@@ -14,7 +15,12 @@ import torch
 from torch import nn
 
 from colorlab.errors import RangeError, StateError
-from colorlab.networks.attention import check_plain_attention
+from colorlab.networks.attention import (
+    check_readable_attention,
+    image_key_projections,
+    key_projection,
+    query_projection,
+)
 from colorlab.networks.passes import PassRows, check_passes, submodule
 from colorlab.networks.sites import Site, uncompiled
 
@@ -32,6 +38,8 @@ class Reading:
         k: (B, heads, K, d) keys; None at a block.
         features: (B, C, h, w) block output; None at an attention site.
         scale: factor on q k' before the softmax.
+        image_keys: (B, heads, N, d) keys of the images of each IP-Adapter, by its number; an adapter that is switched
+            off computes none.
     """
 
     site: Site
@@ -40,6 +48,7 @@ class Reading:
     k: torch.Tensor | None = None
     features: torch.Tensor | None = None
     scale: float = 1.0
+    image_keys: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     def get(self, part: Literal["q", "k", "features"]) -> torch.Tensor:
         """Return one of the tensors.
@@ -55,7 +64,7 @@ class Reading:
     @property
     def num_bytes(self) -> int:
         """Bytes of the tensors."""
-        parts = (self.q, self.k, self.features)
+        parts = (self.q, self.k, self.features, *self.image_keys.values())
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
 
@@ -75,8 +84,8 @@ class Probe(Mapping[tuple[str, str], Reading]):
 
     Raises:
         RangeError: a site or pass does not exist, or a site is read twice.
-        StateError: an attention layer does not compute plain attention from `to_q` and `to_k`; or, from the call of
-            the network, an attention mask came or the budget is used up.
+        StateError: an attention layer does not attend in a way that can be read; or, from the call of the network, an
+            attention mask came or the budget is used up.
 
     Example:
         >>> with Probe(unet, find_sites(unet, (64, 64), kind="attn2"), guidance_passes=["cond"]) as probe:
@@ -105,8 +114,8 @@ class Probe(Mapping[tuple[str, str], Reading]):
         self._network = uncompiled(network)
         self._rows = PassRows(self._network, guidance_passes, num_samples=num_samples)
         self._handles: list[Any] = []
-        # By site and pass, then "q", "k" or "features".
-        self._read: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
+        # By site and pass, then "q", "k", "features", or the number of an IP-Adapter.
+        self._read: dict[tuple[str, str], dict[str | int, torch.Tensor]] = {}
 
     def __enter__(self) -> "Probe":
         self._read, self.num_bytes = {}, 0
@@ -130,8 +139,9 @@ class Probe(Mapping[tuple[str, str], Reading]):
         if not site.is_attention:
             return Reading(site, key[1], features=parts["features"])
         layer = submodule(self._network, site.path)
-        q, k = (parts[name].unflatten(-1, (layer.heads, -1)).transpose(1, 2) for name in ("q", "k"))
-        return Reading(site, key[1], q=q, k=k, scale=float(layer.scale))
+        by_head = {name: part.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for name, part in parts.items()}
+        image_keys = {name: part for name, part in by_head.items() if isinstance(name, int)}
+        return Reading(site, key[1], q=by_head["q"], k=by_head["k"], scale=float(layer.scale), image_keys=image_keys)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._read)
@@ -144,15 +154,28 @@ class Probe(Mapping[tuple[str, str], Reading]):
         if not site.is_attention:
             self._handles.append(module.register_forward_hook(partial(self._keep, site.path, "features")))
             return
-        check_plain_attention(module, site.path, "reading its attention")
+        check_readable_attention(module, site.path)
         self._handles.append(module.register_forward_pre_hook(partial(_refuse_mask, site.path), with_kwargs=True))
-        for name in ("q", "k"):
-            projection = getattr(module, f"to_{name}")
-            self._handles.append(projection.register_forward_hook(partial(self._keep, site.path, name)))
+        for name, (projection, part, num_parts) in (("q", query_projection(module)), ("k", key_projection(module))):
+            keep = partial(self._keep, site.path, name, fused=(part, num_parts))
+            self._handles.append(projection.register_forward_hook(keep))
+        for number, projection in enumerate(image_key_projections(module)):
+            self._handles.append(projection.register_forward_hook(partial(self._keep, site.path, number)))
 
-    def _keep(self, path: str, part: str, module: nn.Module, args: Any, output: Any) -> None:
-        """Copy the wanted rows of what a module returned; a forward hook."""
+    def _keep(
+        self,
+        path: str,
+        part: str | int,
+        module: nn.Module,
+        args: Any,
+        output: Any,
+        *,
+        fused: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Copy the wanted rows of what a module returned, or of one of its equal parts; a forward hook."""
         tensor: torch.Tensor = (output[0] if isinstance(output, tuple) else output).detach()
+        if fused[1] > 1:
+            tensor = tensor.chunk(fused[1], dim=-1)[fused[0]]
         for name, where in self._rows.slices():
             if name not in self.wanted_passes:
                 continue
@@ -164,7 +187,13 @@ class Probe(Mapping[tuple[str, str], Reading]):
                     f"{self.max_bytes}; name fewer sites or passes, or raise max_bytes."
                 )
             # A copy also where nothing moves: a view would keep the whole batch alive, and see what is written to it.
-            self._read.setdefault((path, name), {})[part] = rows.to(self.device or rows.device, copy=True)
+            copied = rows.to(self.device or rows.device, copy=True)
+            read = self._read.setdefault((path, name), {})
+            if isinstance(part, int):
+                # Several images are projected at once, or one after the other where they are masked.
+                copied = copied.flatten(1, -2)
+                copied = torch.cat([read[part], copied], dim=1) if part in read else copied
+            read[part] = copied
 
     def _release(self) -> None:
         """Remove every hook."""

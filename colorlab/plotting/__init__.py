@@ -7,6 +7,7 @@
 """
 
 from colorlab.plotting.drawings import (
+    draw_arrows,
     draw_curves,
     draw_difference,
     draw_gallery,
@@ -25,6 +26,7 @@ from colorlab.plotting.figures import (
 
 __all__ = [
     "LabFigure",
+    "draw_arrows",
     "draw_curves",
     "draw_difference",
     "draw_gallery",

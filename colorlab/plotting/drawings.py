@@ -19,7 +19,15 @@ from colorlab.plotting.figures import (
     value_range,
 )
 
-__all__ = ["draw_curves", "draw_difference", "draw_gallery", "draw_heatmap", "draw_image", "draw_ranking"]
+__all__ = [
+    "draw_arrows",
+    "draw_curves",
+    "draw_difference",
+    "draw_gallery",
+    "draw_heatmap",
+    "draw_image",
+    "draw_ranking",
+]
 
 _NUM_BARS = 20
 _SIGNED_COLORS = "RdBu_r"
@@ -116,6 +124,18 @@ def draw_curves(exhibit: Exhibit) -> LabFigure:
     if exhibit.baseline is not None:
         for row in np.atleast_2d(exhibit.baseline):
             figure.axes[0].plot(row, color="gray", linestyle="--", linewidth=1)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("arrows")
+def draw_arrows(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit (tap, h, w, xy) as arrows from each cell, one for the mean of its taps, lengths to scale."""
+    _require_axes(exhibit, 4)
+    figure = LabFigure(figsize=(4, 4))
+    axes = figure.add_subplot()
+    mean = exhibit.array.mean(axis=0)
+    axes.quiver(mean[..., 0], mean[..., 1], angles="xy", scale_units="xy", scale=1)
+    axes.set(aspect="equal", xlim=(-1, mean.shape[1]), ylim=(mean.shape[0], -1))
     return _with_caption(figure, exhibit)
 
 

@@ -14,13 +14,13 @@ from colorlab.exhibits import Exhibit
 if TYPE_CHECKING:
     from colorlab.inspection.studies import Studies
 
-__all__ = ["Queries"]
+__all__ = ["Queries", "RunQueries"]
 
 _INSPECTION = "colorlab.inspection"
 
 
 class Queries:
-    """What can be asked about a run; every answer is an `Exhibit`."""
+    """What can be asked about any path of states, a run or a recording; every answer is an `Exhibit`."""
 
     def attention(
         self,
@@ -83,15 +83,6 @@ class Queries:
         )
         return exhibit
 
-    def effect(
-        self, step: int, *, word: str | None = None, occurrence: int = 0, guidance_pass: str = "cond"
-    ) -> Exhibit:
-        """Show what the edits of a branch change at a step (replay); see `colorlab.inspection.effects.effect`."""
-        exhibit: Exhibit = _inspection("effects").effect(
-            self, step, word=word, occurrence=occurrence, guidance_pass=guidance_pass
-        )
-        return exhibit
-
     def features(self, step: int, site: str, *, guidance_pass: str = "cond", baseline: bool = False) -> Exhibit:
         """Show the features of a block as colors (replay); see `colorlab.inspection.views.features`."""
         exhibit: Exhibit = _inspection("views").features(
@@ -118,6 +109,19 @@ class Queries:
         """Show after which step the color of every pixel stays (record); see `colorlab.inspection.settling.settled`."""
         exhibit: Exhibit = _inspection("settling").settled(
             self, tolerance=tolerance, decoder=decoder, baseline=baseline
+        )
+        return exhibit
+
+
+class RunQueries(Queries):
+    """What can be asked about a run besides: it knows its edits, and can sample anew."""
+
+    def effect(
+        self, step: int, *, word: str | None = None, occurrence: int = 0, guidance_pass: str = "cond"
+    ) -> Exhibit:
+        """Show what the edits of a branch change at a step (replay); see `colorlab.inspection.effects.effect`."""
+        exhibit: Exhibit = _inspection("effects").effect(
+            self, step, word=word, occurrence=occurrence, guidance_pass=guidance_pass
         )
         return exhibit
 

@@ -18,7 +18,7 @@ from colorlab.runs.cost import Cost, CostMeter, edges_bytes
 from colorlab.runs.edits import Edit
 from colorlab.runs.keeping import Keeping
 from colorlab.runs.pictures import PictureShelf
-from colorlab.runs.queries import Queries
+from colorlab.runs.queries import RunQueries
 from colorlab.runs.segments import Segment, check_continues, initial_state, make_segment, take_step, timesteps_of
 from colorlab.runs.shortcuts import Shortcuts, apply_shortcuts
 from colorlab.runs.tree import Tree
@@ -29,7 +29,7 @@ from colorlab.settings import Settings
 __all__ = ["Run"]
 
 
-class Run(Queries, Keeping):
+class Run(RunQueries, Keeping):
     """One path of states for one picture.
 
     `for state in run` takes one step at a time and may be left at any moment; it goes on where the run stands. What has
@@ -379,6 +379,7 @@ class Run(Queries, Keeping):
                 provenance,
                 self._clean_latents(last),
                 decode=lambda latents, settings: self.method.decode(latents, segment.prepared, settings),
+                read_decoder=lambda latents: self.method.read_decoder(latents, segment.prepared, segment.settings),
             )
         segment = self.segment_at(step)
         return Call(

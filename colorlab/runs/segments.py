@@ -28,6 +28,7 @@ __all__ = [
     "Segment",
     "ask_networks",
     "check_continues",
+    "decode_picture",
     "enter_step",
     "initial_state",
     "make_segment",
@@ -126,6 +127,13 @@ def predict_step(
     with torch.no_grad():
         call, entering, patches = enter_step(method, segment, state)
         return ask_networks(call, patches, entering.latents, state.timestep, watch)
+
+
+def decode_picture(method: Method, segment: Segment, latents: torch.Tensor) -> torch.Tensor:
+    """Decode and finish clean latents (1, C, h, w) as the picture itself, (1, 3, H, W), without rounding to 8 bits."""
+    with method.lock, torch.no_grad():
+        decoded = method.decode(latents, segment.prepared, segment.settings)
+        return method.finish_image(decoded, segment.conditioning, segment.settings)
 
 
 def make_segment(

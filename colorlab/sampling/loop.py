@@ -7,7 +7,7 @@ import torch
 
 from colorlab.errors import RangeError, StateError
 from colorlab.sampling.noise import step_noise
-from colorlab.sampling.records import StepRecord
+from colorlab.sampling.records import Predictions, StepRecord
 from colorlab.sampling.schedules import NoiseSchedule
 from colorlab.sampling.solvers import Solver
 from colorlab.sampling.state import State, check_same_shape
@@ -84,7 +84,8 @@ def sample_step(
 
     Args:
         state: where to step from.
-        predict: (latents, timestep) -> predicted noise of each guidance pass, by the name of the pass.
+        predict: (latents, timestep) -> predicted noise of each guidance pass, by the name of the pass; see
+            `Predictions` for what it may say beside that.
         guide: these predictions -> one.
         solver: one of `SOLVERS`.
         schedule: the noise schedule.
@@ -102,8 +103,13 @@ def sample_step(
     """
     if state.timestep is None:
         raise StateError(f"All {len(timesteps)} steps are done; start a new run, or go back to an earlier state.")
-    predictions = {name: pred.detach() for name, pred in predict(state.latents, state.timestep).items()}
+    asked = predict(state.latents, state.timestep)
+    predictions = {name: pred.detach() for name, pred in asked.items()}
     noise_pred = guide(predictions).detach()
+    inputs = dict(asked.network_inputs) if isinstance(asked, Predictions) else {}
+    if isinstance(asked, Predictions) and asked.steer is not None:
+        inputs["steering"] = asked.steer(noise_pred).detach()
+        noise_pred = noise_pred + inputs["steering"]
     if not bool(torch.isfinite(noise_pred).all()):
         raise RangeError(
             f"The prediction of step {state.step_index} holds NaN or infinity ({noise_pred.dtype}); load the model "
@@ -114,4 +120,4 @@ def sample_step(
         noise = step_noise(seed, state.step_index, sample_index, state.latents.shape).to(state.latents.device)
     following = solver.step(state, noise_pred, schedule=schedule, timesteps=timesteps, eta=eta, noise=noise)
     original = schedule.to_original_sample(noise_pred, state.latents, state.timestep)
-    return following, StepRecord(state.step_index, state.timestep, predictions, noise_pred, original)
+    return following, StepRecord(state.step_index, state.timestep, predictions, noise_pred, original, inputs)

@@ -7,7 +7,7 @@ import torch
 
 from colorlab.errors import RangeError
 
-__all__ = ["initial_noise", "step_noise"]
+__all__ = ["initial_noise", "named_noise", "step_noise"]
 
 
 def initial_noise(seed: int, sample_index: int, shape: Sequence[int]) -> torch.Tensor:
@@ -39,6 +39,17 @@ def step_noise(seed: int, step_index: int, sample_index: int, shape: Sequence[in
     if isinstance(step_index, int) and step_index < 0:
         raise RangeError(f"step_index is {step_index}, but at least 0 is expected.")
     return _draw("step", (seed, step_index, sample_index), shape)
+
+
+def named_noise(seed: int, name: str, shape: Sequence[int]) -> torch.Tensor:
+    """Draw the noise of something that is drawn once in a run, such as a posterior sample; see `initial_noise`.
+
+    Args:
+        seed: seed of the run.
+        name: what is drawn; different names share nothing.
+        shape: shape of the result.
+    """
+    return _draw(f"named {name}", (seed, 0), shape)
 
 
 def _draw(purpose: str, numbers: tuple[int, ...], shape: Sequence[int]) -> torch.Tensor:

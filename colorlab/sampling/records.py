@@ -1,6 +1,6 @@
 """StepRecord: what happened between two states."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,33 @@ from colorlab.networks.environment import Environment
 from colorlab.sampling.state import check_same_shape
 from colorlab.shapes import check_shape
 
-__all__ = ["StepRecord"]
+__all__ = ["Predictions", "StepRecord"]
+
+
+class Predictions(dict[str, torch.Tensor]):
+    """Predicted noise by guidance pass, with what a method wants to be remembered or done beside it.
+
+    A method that has neither may return a plain dictionary.
+
+    Attributes:
+        network_inputs: what decided or entered the calls of the network beside the latents; it goes into the record.
+        steer: guided noise (B, C, h, w) -> what is added to it, computed once when the step is taken and kept in the
+            record as `steering`; a replay of the call does not need it. None for nothing.
+    """
+
+    network_inputs: Mapping[str, torch.Tensor]
+    steer: Callable[[torch.Tensor], torch.Tensor] | None
+
+    def __init__(
+        self,
+        predictions: Mapping[str, torch.Tensor],
+        *,
+        network_inputs: Mapping[str, torch.Tensor] | None = None,
+        steer: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        super().__init__(predictions)
+        self.network_inputs = dict(network_inputs or {})
+        self.steer = steer
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from colorlab.networks.image_tokens import PIXEL_MEAN, PIXEL_STD
 from colorlab.networks.libraries import CLIPConfig, CLIPModel, CLIPTokenizer
 from colorlab.training.captions import FADED_TEMPLATES, fade, faded_caption, photo_caption
 from colorlab.training.corpus import CAPTION_KINDS, GROUND_INDEX, NO_THING, PATCH_PX, SKY_INDEX
@@ -37,9 +38,6 @@ NUM_WRONG = 3
 """Wrong captions of each picture. Ours: a picture in color has to win against the best of several."""
 PHRASES = (("the {color} {kind}", 0.55), ("the {kind}", 0.8), ("something {color}", 1.0))
 """How the objects of a batch are named, with the rising shares of each way. Ours."""
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""CLIP's published picture mean, so that its processors fit this model too."""
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def mini_clip(tokenizer: CLIPTokenizer, *, width: int = 128) -> CLIPModel:

@@ -55,6 +55,25 @@ class RecordedCase:
         """Return all recorded weights that belong to this case, by checkpoint name, in float32."""
         return _read_weights(self.path.parent, *(self.meta.get(field) for field in _SET_FIELDS))
 
+    def named_weights(self, *, without_prefix: bool = False) -> dict[str, torch.Tensor]:
+        """Return the weights of the files that the description names, and those in the case itself, in float32.
+
+        Several networks may share names: those of a file whose checkpoint has no prefixes come with `without_prefix`
+        alone, and all others without it.
+        """
+        weights: dict[str, torch.Tensor] = {}
+        for path in [
+            *(self.path.parent / name for name in self.meta["weights"]),
+            self.path.with_suffix(".safetensors"),
+        ]:
+            found = {
+                name.removeprefix("weights."): value for name, value in load_file(path).items() if "weights." in name
+            }
+            is_without = any(name.startswith(("encoder.", "decoder.")) for name in found)
+            if is_without == without_prefix:
+                weights |= {name: value.float() for name, value in found.items()}
+        return weights
+
     def check(self, name: str, got: torch.Tensor, want: torch.Tensor) -> None:
         """Compare a result with a recorded tensor within the tolerance that was recorded for it."""
         assert got.shape == want.shape, f"{self.name} {name}: shape {tuple(got.shape)}, recorded {tuple(want.shape)}"

@@ -145,8 +145,37 @@ def test_what_can_not_be_read_says_so(unet, inputs):
         predict(unet, inputs, encoder_attention_mask=torch.ones(2, 5, dtype=torch.bool))
     with pytest.raises(StateError, match="called with 2 rows"), Probe(unet, [site], guidance_passes=["cond"]):
         predict(unet, inputs)
-    unet.get_submodule(site.path).fused_projections = True
-    with pytest.raises(StateError, match="unfuse"), Probe(unet, [site], guidance_passes=PASSES):
+    processors = dict(unet.attn_processors)
+    unet.set_attention_slice(1)
+    with pytest.raises(StateError, match="attends by SlicedAttnProcessor"), Probe(unet, [site], guidance_passes=PASSES):
         pass
-    unet.get_submodule(site.path).fused_projections = False
+    unet.set_attn_processor(processors)
     assert not has_hooks(unet)
+
+
+def test_fused_projections_are_read_in_their_parts_and_unfused_ones_as_ever(inputs):
+    torch.manual_seed(0)
+    unet = tiny_unet(4).eval()
+    sites = find_sites(unet, LATENTS, kind=("attn1", "attn2"))
+
+    def read():
+        with Probe(unet, sites, guidance_passes=PASSES) as probe:
+            watched = predict(unet, inputs)
+        assert torch.equal(watched, predict(unet, inputs))
+        assert len(probe) == 2 * len(sites)
+        return dict(probe)
+
+    plain = read()
+    unet.fuse_qkv_projections()
+    fused = read()
+    with (
+        pytest.raises(StateError, match="are fused"),
+        patched(unet, [Patch(sites[0].path, "k", lambda k, call: k)], guidance_passes=PASSES, step_index=0),
+    ):
+        pass
+    unet.unfuse_qkv_projections()
+    again = read()
+    for key, reading in plain.items():
+        for name in ("q", "k"):
+            assert torch.equal(reading.get(name), again[key].get(name))
+            assert torch.allclose(reading.get(name), fused[key].get(name), atol=1e-6)

@@ -100,7 +100,7 @@ def test_a_branch_with_edits_replays_under_its_edits(run):
 class FivePasses(TextToImage):
     """Five guidance passes in two calls of the network."""
 
-    def guidance_passes(self, settings):
+    def guidance_passes(self, settings, timestep=None):
         return ("one", "two", "three", "four", "five")
 
     def predict(self, prepared, latents, timestep, settings):

@@ -8,13 +8,18 @@ import torch
 
 from colorlab.colorizer import Colorizer
 from colorlab.methods.base import Method
+from colorlab.methods.ctrlcolor import CtrlColor
 from colorlab.methods.lcad import Lcad
 from colorlab.methods.text_to_image import TextToImage
+from colorlab.networks.deformable import DeformableUnits
 from colorlab.networks.libraries import (
     AutoencoderKL,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    ControlNetModel,
     UNet2DConditionModel,
 )
 from colorlab.networks.luminance import LuminanceEncoder
@@ -90,6 +95,42 @@ def tiny_components(extra_channels: int, *, schedule: NoiseSchedule | None = Non
             "tokenizer": tiny_tokenizer(),
             "scheduler": schedule or NoiseSchedule(),
         }
+
+
+def tiny_ctrlcolor(*, optional: bool = True) -> CtrlColor:
+    """Return a CtrlColor that works at 32 px; its optional networks may be left out."""
+    vision_config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=4,
+    )
+    components = tiny_components(5)
+    del components["luminance_encoder"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        components["control_network"] = control = ControlNetModel(
+            in_channels=4,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            cross_attention_dim=16,
+            attention_head_dim=2,
+            norm_num_groups=4,
+            conditioning_embedding_out_channels=(4, 4, 8, 8),
+        )
+        embedding = control.controlnet_cond_embedding.conv_out
+        for conv in (*control.controlnet_down_blocks, control.controlnet_mid_block, embedding):
+            torch.nn.init.normal_(conv.weight, std=0.3)
+        if optional:
+            components["deformable_vae"] = components["vae"]
+            components["deformable_units"] = units = DeformableUnits(WIDTHS[-1], 4)
+            for unit in units.units:
+                torch.nn.init.normal_(unit.conv_offset.weight, std=0.1)
+            components["image_encoder"] = CLIPVisionModel(vision_config)
+    return CtrlColor(components, working_px=32, model_name="tiny/ctrlcolor")
 
 
 def tiny_lcad(*, schedule: NoiseSchedule | None = None) -> Lcad:

@@ -1,0 +1,150 @@
+"""What replays and queries need to know of a past step, whoever took it.
+
+A `Run` of colorlab and a `Recording` of a foreign pipeline keep different things; each hands out its steps as a
+`PastStep`, and everything behind that is written once.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from colorlab.methods.text import EncodedText
+from colorlab.networks.environment import Environment
+from colorlab.networks.sites import Site
+from colorlab.runs.run import Run
+from colorlab.sampling.state import State
+
+__all__ = ["Askable", "PastStep", "Predicted", "Reader", "Recorded"]
+
+
+class Predicted(Protocol):
+    """What a network said at a step; the identity of the object stands for the step."""
+
+    @property
+    def step_index(self) -> int:
+        """Index of the step."""
+
+    @property
+    def timestep(self) -> int | float:
+        """Training timestep at which the network was asked."""
+
+    @property
+    def predictions(self) -> Mapping[str, torch.Tensor]:
+        """(B, C, h, w) of each guidance pass, in batch order."""
+
+    @property
+    def environment(self) -> Environment | None:
+        """In which the network was asked; None where nobody took note of it."""
+
+
+class Reader(Protocol):
+    """Who turns words into the tokens of the cross-attention; every `Method` is one."""
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """A tokenizer and a text encoder by these names, if there are any."""
+
+    def encode_prompt(self, text: str) -> EncodedText:
+        """Encode a text."""
+
+
+class PastStep(Protocol):
+    """One step as it was taken, which can be taken again."""
+
+    @property
+    def record(self) -> Predicted:
+        """What was predicted."""
+
+    @property
+    def guidance_passes(self) -> tuple[str, ...]:
+        """Names of the network calls of the step, in batch order."""
+
+    @property
+    def num_samples(self) -> int:
+        """Pictures of each pass."""
+
+    @property
+    def sample_row(self) -> int:
+        """Which of them is asked about."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The denoising network."""
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All its inspectable places, for the latents of the step."""
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held around every use of the networks; reentrant."""
+
+    @property
+    def owner(self) -> object:
+        """The object whose replays are kept together, and forgotten when it goes."""
+
+    @property
+    def reader(self) -> Reader:
+        """Who reads words."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the picture whose pixels the user points at."""
+
+    @property
+    def prediction_unit(self) -> str:
+        """Unit of the predictions."""
+
+    @property
+    def matrix_edits(self) -> tuple[str, ...]:
+        """What changes scores or probabilities after queries and keys have met."""
+
+    @property
+    def clean(self) -> torch.Tensor:
+        """Clean latents (1, C, h, w) of the picture that is asked about; StateError where they are not known."""
+
+    def picture(self, latents: torch.Tensor) -> torch.Tensor:
+        """Turn clean latents (1, C, h, w) into a finished picture (1, 3, H, W), [0, 1]."""
+
+    def predict(self, watch: AbstractContextManager[Any]) -> dict[str, torch.Tensor]:
+        """Repeat the network call with hooks on; the caller holds the lock. Returns the prediction of each pass."""
+
+    def text(self, guidance_pass: str) -> str:
+        """Return the text whose tokens the cross-attention of a pass receives; StateError if there is none."""
+
+    def with_text(self, guidance_pass: str, text: str) -> "PastStep":
+        """Return the same step under another text in one pass; the caller holds the lock."""
+
+
+class Recorded(Protocol):
+    """A path of states that colorlab did not take itself."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in captions and provenance."""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Model and weights, for the provenance."""
+
+    @property
+    def records(self) -> Sequence[Predicted]:
+        """The steps that were taken."""
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """State before every step, and the last one."""
+
+    def preview(self, step: int) -> np.ndarray:
+        """Return the clean picture of a step, (H, W, 3) uint8."""
+
+    def moment(self, step: int) -> PastStep:
+        """Return a step that was taken; StateError if it was not."""
+
+
+Askable = Run | Recorded
+"""What queries take."""
