@@ -32,7 +32,8 @@ def run():
 
 @pytest.fixture(autouse=True)
 def _tiny_models_move_colors_little(monkeypatch):
-    monkeypatch.setattr("colorlab.inspection.shares.LEAST_DIRECTION", 1e-3)
+    for module in ("shares", "provenance"):
+        monkeypatch.setattr(f"colorlab.inspection.{module}.LEAST_DIRECTION", 1e-3)
 
 
 def values_of(game, number):
