@@ -118,9 +118,9 @@ class AbsentMethod(Method):
         """Raise StateError."""
         self.refuse()
 
-    def guidance_passes(self, settings: Settings) -> tuple[str, ...]:
+    def guidance_passes(self, settings: Settings, timestep: float | None = None) -> tuple[str, ...]:
         """Return what the method itself would; it needs no weights for that."""
-        return weightless(self.name).guidance_passes(settings)
+        return weightless(self.name).guidance_passes(settings, timestep)
 
     def predict(
         self, prepared: Any, latents: torch.Tensor, timestep: int | float, settings: Settings
