@@ -38,7 +38,8 @@ def text_of_pass(method: Method, conditioning: Conditioning, guidance_pass: str)
     """
     if "tokenizer" not in method.components:
         raise StateError(f"{method.name} reads no words; name a pixel, a region or a site instead.")
-    return conditioning.negative_prompt if guidance_pass == "uncond" else conditioning.prompt
+    # `uncond`, and a pass made from it such as `degraded_uncond`.
+    return conditioning.negative_prompt if guidance_pass.endswith("uncond") else conditioning.prompt
 
 
 def word_tokens(reader: Reader, text: str, word: str, occurrence: int = 0) -> tuple[int, ...]:

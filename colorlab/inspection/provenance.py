@@ -18,7 +18,7 @@ from colorlab.inspection.chroma import CHROMA_UNIT, decode_chroma
 from colorlab.inspection.places import coverage
 from colorlab.inspection.replay import moment_of
 from colorlab.inspection.settling import settled
-from colorlab.inspection.shares import LEAST_DIRECTION, Ablation, Findings, coalitions_of, draw_orders
+from colorlab.inspection.shares import Ablation, Findings, coalitions_of, draw_orders
 from colorlab.inspection.sources import Sources, find_sources
 from colorlab.inspection.study import Study, estimate_cost
 from colorlab.inspection.views import origin
@@ -266,7 +266,7 @@ def _show(run: Run, places: _Places, found: Findings, details: dict[str, Any]) -
             f"residual {found.residual[0]:.2f}; all removed, the prior alone gives {found.prior_share[0]:.0%} of the "
             f"final chroma"
         )
-        if found.length[0] < LEAST_DIRECTION:
+        if not found.weights[0]:
             rest = f"the sources together move it by {found.length[0]:.2f} only, so that shares are not defined"
     has_baseline = not is_map and found.shares.shape[1] > 1
     return Exhibit(

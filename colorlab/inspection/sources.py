@@ -1,7 +1,7 @@
 """Sources: what the color of a picture can be due to, and how each is taken away.
 
 A kind of source is one class with two members, `labels` and `without`. The kinds that a run may have are found by the
-functions in `SOURCE_FINDERS`; another kind (strokes, groups of exemplar patches) is one more class and one more finder.
+functions in `SOURCE_FINDERS`; another kind (groups of exemplar patches, say) is one more class and one more finder.
 """
 
 import re
@@ -15,8 +15,17 @@ from colorlab.inspection.edits.words import Remove
 from colorlab.inspection.places import word_spans, word_tokens
 from colorlab.runs.edits import Edit
 from colorlab.runs.run import Run
+from colorlab.strokes import Stroke
 
-__all__ = ["SOURCE_FINDERS", "Sources", "WordSources", "find_sources", "find_words"]
+__all__ = [
+    "SOURCE_FINDERS",
+    "Sources",
+    "StrokeSources",
+    "WordSources",
+    "find_sources",
+    "find_strokes",
+    "find_words",
+]
 
 OTHER_WORDS = "(other words)"
 
@@ -112,7 +121,34 @@ def find_words(run: Run, *, words: Sequence[str] | None = None, everywhere: bool
     return WordSources((*((named,) for named in chosen), *((rest,) if rest else ())), everywhere)
 
 
-SOURCE_FINDERS: tuple[Callable[[Run], Sources | None], ...] = ()
+@dataclass(frozen=True)
+class StrokeSources:
+    """Strokes; without one means that it is left out of the hint.
+
+    Args:
+        strokes: in the order of painting.
+    """
+
+    strokes: tuple[Stroke, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Number and color of each."""
+        return tuple(f"stroke {index} {stroke.color}" for index, stroke in enumerate(self.strokes))
+
+    def without(self, conditioning: Conditioning, removed: Sequence[int]) -> tuple[Conditioning, tuple[Edit, ...]]:
+        """Return the conditioning with the other strokes; strokes that are not of this set stay."""
+        gone = [self.strokes[index] for index in removed]
+        return conditioning.replace(strokes=[stroke for stroke in conditioning.strokes if stroke not in gone]), ()
+
+
+def find_strokes(run: Run) -> StrokeSources | None:
+    """Find the strokes of a run's conditioning at the start; None where there is none that the method reads."""
+    strokes = tuple(run.segment_at(0).conditioning.strokes)
+    return StrokeSources(strokes) if strokes and "strokes" in run.method.reads else None
+
+
+SOURCE_FINDERS: tuple[Callable[[Run], Sources | None], ...] = (find_strokes,)
 """Finders of other kinds than words, each from a run to its sources of that kind, or None."""
 
 

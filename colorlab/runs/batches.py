@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from colorlab.errors import RangeError, ShapeError, StateError
-from colorlab.methods.base import Method
+from colorlab.methods.base import Method, Prepared
 from colorlab.networks.patching import Patch, PatchCall, PatchPlace
 from colorlab.runs.edits import EditCall
 from colorlab.runs.segments import Segment, ask_networks, enter_step
 from colorlab.sampling.loop import Predict, sample_step
-from colorlab.sampling.records import StepRecord
+from colorlab.sampling.records import Predictions, StepRecord
 from colorlab.sampling.solvers import find_solver
 from colorlab.sampling.state import State
 
@@ -43,7 +43,8 @@ def predict_states(
     """Ask the networks about several moments of one step in one call, edits applied.
 
     The caller holds the lock of the method. A batch of other make-up sums in another order, so that a prediction
-    agrees with that of the state alone within about 1e-6 of its size in float32, not bit for bit.
+    agrees with that of the state alone within about 1e-6 of its size in float32, not bit for bit. States that can not
+    share a call (strokes that count for different steps, steered guidance) get one each.
 
     Args:
         method: the model.
@@ -110,13 +111,14 @@ def collate(prepared: Sequence[Any]) -> Any:
         prepared: at least one, all made by one method.
 
     Returns:
-        One of the same class; each tensor, in tuples and mappings too, is the concatenation of theirs.
+        One of the same class; each tensor, in tuples and mappings too, is the concatenation of theirs. Tensors of one
+        axis are no batches, and are those of the first.
     """
     changes: dict[str, Any] = {}
     for field in fields(prepared[0]):
         parts = [getattr(one, field.name) for one in prepared]
         first = parts[0]
-        if isinstance(first, torch.Tensor):
+        if isinstance(first, torch.Tensor) and first.ndim > 1:
             changes[field.name] = torch.cat(parts)
         elif isinstance(first, Mapping):
             changes[field.name] = {key: torch.cat([part[key] for part in parts]) for key in first}
@@ -131,7 +133,7 @@ def _predict(
     states: Sequence[State],
     watch: AbstractContextManager[Any] | None = None,
 ) -> tuple[list[State], list[dict[str, torch.Tensor]]]:
-    """Return the states that enter the step, and the predictions."""
+    """Return the states that enter the step, and the predictions; one call, or one each where they can not share it."""
     if len({(state.step_index, state.timestep, state.latents.shape) for state in states}) != 1:
         raise ShapeError(f"{len(states)} states came, but at least one, all of one shape at one step, are expected.")
     segments = [segment] if isinstance(segment, Segment) else list(segment)
@@ -141,12 +143,45 @@ def _predict(
     with torch.no_grad():
         if all(one is segments[0] for one in segments):
             call, entering, patches = _enter_together(method, segments[0], states)
-        else:
+        elif len({_make_up(one.prepared) for one in segments}) == 1:
             call, entering, patches = _enter_apart(method, segments, states)
+        else:
+            return _predict_each(method, segments, states, watch)
         latents = torch.cat([state.latents for state in entering])
         predictions = ask_networks(call, patches, latents, timestep, watch)
+    if len(states) == 1:
+        return entering, [predictions]
+    if isinstance(predictions, Predictions) and predictions.steer is not None:
+        # Steering follows a loss over the whole batch, which is not that of each picture.
+        return _predict_each(method, segments * len(states) if len(segments) == 1 else segments, states, watch)
     parts = {name: prediction.split(len(states[0].latents)) for name, prediction in predictions.items()}
     return entering, [{name: split[index] for name, split in parts.items()} for index in range(len(states))]
+
+
+def _predict_each(
+    method: Method,
+    segments: Sequence[Segment],
+    states: Sequence[State],
+    watch: AbstractContextManager[Any] | None = None,
+) -> tuple[list[State], list[dict[str, torch.Tensor]]]:
+    """Do the work of `_predict` with one call for each state."""
+    if watch is not None:
+        raise StateError(f"These {len(states)} states can not share a call, which is to be watched; ask one at a time.")
+    single = [_predict(method, segment, [state]) for segment, state in zip(segments, states, strict=True)]
+    return [entering for (entering,), _ in single], [predictions for _, (predictions,) in single]
+
+
+def _make_up(prepared: Prepared) -> tuple[Any, ...]:
+    """Describe everything of a prepared conditioning that has to be equal within a batch: shapes, and plain values."""
+
+    def describe(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return tuple(value.shape)
+        if isinstance(value, Mapping):
+            return tuple((name, describe(part)) for name, part in value.items())
+        return tuple(map(describe, value)) if isinstance(value, tuple) else value
+
+    return tuple(describe(getattr(prepared, field.name)) for field in fields(prepared) if field.name != "notes")
 
 
 def _enter_together(

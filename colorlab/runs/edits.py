@@ -36,14 +36,22 @@ class EditCall(UpcomingCall):
 
     @classmethod
     def of(
-        cls, method: Method, conditioning: Conditioning, settings: Settings, prepared: Any, step_index: int
+        cls,
+        method: Method,
+        conditioning: Conditioning,
+        settings: Settings,
+        prepared: Any,
+        step_index: int,
+        *,
+        timesteps: Sequence[float],
     ) -> "EditCall":
-        """Put together the call of one step."""
+        """Put together the call of one step; of several timesteps with the guidance passes of all of them."""
+        passes = (name for timestep in timesteps for name in method.guidance_passes(settings, timestep))
         return cls(
             network=method.unet,
             settings=settings,
             prepared=prepared,
-            guidance_passes=method.guidance_passes(settings),
+            guidance_passes=tuple(dict.fromkeys(passes)),
             latent_shape=prepared.latent_shape,
             step_index=step_index,
             method=method,

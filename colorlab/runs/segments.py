@@ -154,7 +154,8 @@ def make_segment(
     """
     with meter.measure("prepare"), torch.no_grad():
         prepared = method.prepare(conditioning, settings)
-        check_edits(edits, EditCall.of(method, conditioning, settings, prepared, first_step), tree)
+        steps = timesteps_of(method, settings).tolist()
+        check_edits(edits, EditCall.of(method, conditioning, settings, prepared, first_step, timesteps=steps), tree)
     method.warn(prepared.notes)
     return Segment(first_step, conditioning, settings, prepared, tuple(edits))
 
@@ -187,7 +188,15 @@ def enter_step(method: Method, segment: Segment, state: State) -> tuple[EditCall
 
     The caller holds the lock of the method. The state may hold several pictures of one conditioning.
     """
-    call = EditCall.of(method, segment.conditioning, segment.settings, segment.prepared, state.step_index)
+    timesteps = () if state.timestep is None else (state.timestep,)
+    call = EditCall.of(
+        method,
+        segment.conditioning,
+        segment.settings,
+        segment.prepared,
+        state.step_index,
+        timesteps=timesteps,
+    )
     latents = entering_latents(segment.edits, state.latents, call)
     entering = state if latents is state.latents else replace(state, latents=latents)
     return call, entering, step_patches(segment.edits, call)

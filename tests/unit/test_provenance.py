@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_colorizer, tiny_picture, tiny_text_to_image
+from tiny import tiny_colorizer, tiny_ctrlcolor, tiny_picture, tiny_text_to_image
 
 import colorlab
 from colorlab.color import CHROMATIC_COLORS, lightness_to_gray
@@ -13,11 +13,13 @@ from colorlab.errors import RangeError, StateError
 from colorlab.inspection.chroma import decode_chroma
 from colorlab.inspection.edits import PatchLatents, PromptToPrompt, Remove, Reweight
 from colorlab.inspection.places import word_tokens
+from colorlab.inspection.replay import moment_of, replay_step, run_sites
 from colorlab.inspection.shares import Ablation, Findings, coalitions_of, draw_orders, leave_one_out, shapley
 from colorlab.inspection.sources import find_words
 from colorlab.inspection.study import StudyWarning
 from colorlab.runs.batches import take_steps
 from colorlab.runs.segments import take_step
+from colorlab.strokes import Stroke
 from colorlab.training.scenes import TEST_SEEDS, caption, make_scene
 
 SIZE = (40, 40)
@@ -217,6 +219,43 @@ def test_the_study_only_reads_the_run_and_keeps_what_is_done(run):
     assert all(a.equals(b) for a, b in zip(run.states, states, strict=True))
     assert len(run.tree) == num_runs
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in run.method.unet.modules())
+
+
+def painted(run, *, steps=None):
+    strokes = [
+        Stroke(points=[(5, 5), (15, 5)], color=(220, 40, 40), radius_px=5),
+        Stroke(points=[(5, 30), (30, 30)], color=(40, 40, 220), radius_px=5, steps=steps),
+    ]
+    return run.branch(0, strokes=strokes).finish(progress=False)
+
+
+@pytest.mark.parametrize("steps", [None, (1, 3)])
+def test_strokes_are_sources_beside_words(steps):
+    start = tiny_colorizer(tiny_ctrlcolor()).start(
+        tiny_picture(*SIZE), prompt="a car", mechanisms={"self_attention_guidance": {"is_on": True}}
+    )
+    run = painted(start, steps=steps)
+    study = run.study.plan.provenance(region=MASK, words=["car"], batch_size=2)
+    exhibit = study.finish(progress=False)
+    assert exhibit.provenance["labels"][:2] == ["car", "(other words)"]
+    assert [label[:8] for label in exhibit.provenance["labels"][2:]] == ["stroke 0", "stroke 1"]
+    without = run.branch(0, strokes=list(run.conditioning.strokes)[:1]).finish(progress=False)
+    chroma = decode_chroma(run.method, without.segment_at(4), without.state.latents)[:, :20, :20].mean(dim=(1, 2))
+    found = next(part for part in study.parts if part.removed == {3})
+    assert found.ab[:, 0] == pytest.approx(chroma, abs=1e-2)
+    assert not np.isnan(exhibit.array).any()
+
+
+def test_edits_act_in_every_pass_of_a_method_that_asks_twice():
+    run = tiny_colorizer(tiny_ctrlcolor()).start(tiny_picture(*SIZE), prompt="a red car", seed=1)
+    passes = run.method.guidance_passes(run.settings, run.timesteps[0].item())
+    assert passes == ("uncond", "cond", "degraded_uncond", "degraded_cond")
+    branch = run.branch(0, edits=[Remove("red"), Reweight("car", 2.0, guidance_pass="degraded_cond")])
+    branch.finish(progress=False)
+    for step in range(4):
+        assert replay_step(moment_of(branch, step), run_sites(branch)).verdict.name == "exact"
+    with pytest.raises(RangeError, match="no guidance pass 'full'"):
+        run.branch(0, edits=[Remove("red", guidance_pass="full")])
 
 
 def test_words_that_come_twice_or_not_at_all():

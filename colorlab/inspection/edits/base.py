@@ -31,6 +31,7 @@ __all__ = [
     "check_keys",
     "check_number",
     "find_word",
+    "passes_of",
     "read_only_mask",
 ]
 
@@ -85,7 +86,10 @@ class BaseEdit(ABC):
 
     def patches(self, call: EditCall) -> Sequence[Patch]:
         """Return the patches of one prediction; none at steps at which the edit does not act."""
-        return self._patches(call) if self.is_active(call.step_index) else ()
+        if not self.is_active(call.step_index):
+            return ()
+        # Some methods have passes that are asked at a part of the steps.
+        return [patch for patch in self._patches(call) if patch.guidance_pass in (None, *call.guidance_passes)]
 
     @abstractmethod
     def _patches(self, call: EditCall) -> Sequence[Patch]:
@@ -241,9 +245,16 @@ def find_word(call: EditCall, word: str, occurrence: int, guidance_passes: Seque
     return found
 
 
+def passes_of(run: Run) -> tuple[str, ...]:
+    """Return the guidance passes of all steps of a run."""
+    settings = run.settings
+    steps = (run.method.guidance_passes(settings, timestep) for timestep in run.timesteps.tolist())
+    return tuple(dict.fromkeys(name for names in steps for name in names))
+
+
 def check_keys(edit: str, num_keys: int, num_tokens: int) -> None:
-    """Raise StateError when a site does not read the tokens of the prompt, and no others."""
-    if num_keys != num_tokens:
+    """Raise StateError when a site does not read the tokens of the prompt; others may come behind them."""
+    if num_keys < num_tokens:
         raise StateError(
             f"{edit} came to a site that reads {num_keys} tokens, but the text has {num_tokens}: it does not read the "
             "prompt; name other sites."

@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+from torch.nn import functional
 
 from colorlab.errors import RangeError
-from colorlab.inspection.edits.base import SourceEdit, check_number
+from colorlab.inspection.edits.base import SourceEdit, check_keys, check_number, passes_of
 from colorlab.inspection.places import text_of_pass, tokenized
 from colorlab.networks.passes import check_passes
 from colorlab.networks.patching import Patch, PatchCall
@@ -77,7 +78,7 @@ class PromptToPrompt(SourceEdit):
         """Raise when the source does not fit, or its prompt does not correspond to the branch's."""
         super().check(call, tree)
         check_passes([self.guidance_pass], call.guidance_passes)
-        check_passes([self.guidance_pass], self.source.method.guidance_passes(self.source.settings))
+        check_passes([self.guidance_pass], passes_of(self.source))
         self._alignment(call)
 
     def _num_steps_needed(self, call: EditCall) -> int:
@@ -92,7 +93,7 @@ class PromptToPrompt(SourceEdit):
         own: tuple[Site, ...] = ()
         if done < self.self_share:
             own = tuple(site for site in call.sites(kind="attn1") if site.num_positions <= self.max_self_positions)
-        if not cross and not own:
+        if self.guidance_pass not in call.guidance_passes or not (cross or own):
             return ()
         readings = self._read(call, (*cross, *own), [self.guidance_pass])
         mapping, new = self._alignment(call)
@@ -204,4 +205,8 @@ def _take_over(
     source_probs = (q @ k.transpose(-1, -2) * source.scale).softmax(dim=-1)
     if mapping is None or new is None:
         return source_probs.expand_as(probs)
+    # Keys behind those of the words, of an exemplar for instance, correspond one to one.
+    num_more = probs.shape[-1] - len(mapping)
+    check_keys("PromptToPrompt", probs.shape[-1], len(mapping))
+    mapping, new = torch.block_diag(mapping, torch.eye(num_more)), functional.pad(new, (0, num_more))
     return source_probs @ mapping.to(probs) + probs * new.to(probs)

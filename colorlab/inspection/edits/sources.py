@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from colorlab.inspection.edits.base import SourceEdit, cells_of, read_only_mask
+from colorlab.inspection.edits.base import SourceEdit, cells_of, passes_of, read_only_mask
 from colorlab.networks.passes import check_passes
 from colorlab.networks.patching import Patch, PatchCall
 from colorlab.networks.sites import SiteKind
@@ -109,14 +109,14 @@ class PatchFeatures(SourceEdit):
         super().check(call, tree)
         passes = call.guidance_passes if self.guidance_pass is None else (self.guidance_pass,)
         check_passes(passes, call.guidance_passes)
-        check_passes(passes, self.source.method.guidance_passes(self.source.settings))
+        check_passes(passes, passes_of(self.source))
         for site in call.sites(self.site, _BLOCKS):
             cells_of(call, self.mask, site.grid, least=_LEAST_COVERAGE)
 
     def _patches(self, call: EditCall) -> Sequence[Patch]:
         """Read the source's features and put them in."""
         sites = call.sites(self.site, _BLOCKS)
-        passes = call.guidance_passes if self.guidance_pass is None else (self.guidance_pass,)
+        passes = [name for name in call.guidance_passes if self.guidance_pass in (None, name)]
         readings = self._read(call, sites, passes)
         patches = []
         for site in sites:

@@ -268,9 +268,9 @@ def _encode_without(call: EditCall, text: str, positions: list[int]) -> torch.Te
 
 
 def _put_all(name: str, rows: torch.Tensor, tensor: torch.Tensor, where: PatchCall) -> torch.Tensor:
-    """Replace all keys or values (B, K, C) by rows (K, C)."""
+    """Replace the keys or values (B, K, C) of all tokens of the prompt by rows (N, C); others behind them stay."""
     check_keys(name, tensor.shape[1], len(rows))
-    return rows.expand_as(tensor)
+    return torch.cat([rows.expand(len(tensor), -1, -1), tensor[:, len(rows) :]], dim=1)
 
 
 def _forbid(
