@@ -34,8 +34,7 @@ def run():
 
 @pytest.fixture(autouse=True)
 def _tiny_models_move_colors_little(monkeypatch):
-    for module in ("shares", "provenance"):
-        monkeypatch.setattr(f"colorlab.inspection.{module}.LEAST_DIRECTION", 1e-3)
+    monkeypatch.setattr("colorlab.inspection.shares.LEAST_DIRECTION", 1e-3)
 
 
 def values_of(game, number):
@@ -221,23 +220,23 @@ def test_the_study_only_reads_the_run_and_keeps_what_is_done(run):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in run.method.unet.modules())
 
 
-def painted(run, *, steps=None):
+def painted(run, first_step):
     strokes = [
         Stroke(points=[(5, 5), (15, 5)], color=(220, 40, 40), radius_px=5),
-        Stroke(points=[(5, 30), (30, 30)], color=(40, 40, 220), radius_px=5, steps=steps),
+        Stroke(points=[(5, 30), (30, 30)], color=(40, 40, 220), radius_px=5, first_step=first_step),
     ]
     return run.branch(0, strokes=strokes).finish(progress=False)
 
 
-@pytest.mark.parametrize("steps", [None, (1, 3)])
-def test_strokes_are_sources_beside_words(steps):
+@pytest.mark.parametrize("first_step", [None, 1])
+def test_strokes_are_sources_beside_words(first_step):
     start = tiny_colorizer(tiny_ctrlcolor()).start(
         tiny_picture(*SIZE), prompt="a car", mechanisms={"self_attention_guidance": {"is_on": True}}
     )
-    run = painted(start, steps=steps)
+    run = painted(start, first_step)
     study = run.study.plan.provenance(region=MASK, words=["car"], batch_size=2)
     exhibit = study.finish(progress=False)
-    assert exhibit.provenance["labels"][:2] == ["car", "(other words)"]
+    assert exhibit.provenance["labels"][:2] == ["car", "a"]
     assert [label[:8] for label in exhibit.provenance["labels"][2:]] == ["stroke 0", "stroke 1"]
     without = run.branch(0, strokes=list(run.conditioning.strokes)[:1]).finish(progress=False)
     chroma = decode_chroma(run.method, without.segment_at(4), without.state.latents)[:, :20, :20].mean(dim=(1, 2))
