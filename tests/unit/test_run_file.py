@@ -152,7 +152,7 @@ def test_a_size_of_stable_diffusion_stays_within_the_bound(path, picture):
 
 def test_predictions_that_a_method_guides_in_its_own_way_are_kept_whole(path):
     class FivePasses(TextToImage):
-        def guidance_passes(self, settings):
+        def guidance_passes(self, settings, timestep=None):
             return ("one", "two", "three", "four", "five")
 
         def predict(self, prepared, latents, timestep, settings):
