@@ -12,6 +12,9 @@
 | `prior` | vae, clip | `family/prior` |
 | `lcad-luminance` | vae | `family/luminance` |
 | `lcad` | vae, clip, prior, luminance | `family/lcad` |
+| `colorizediffusion-sketch` | vae, luminance, lcad | `family/sketch` |
+| `colorizediffusion` | vae, clip, lcad, sketch | `family/colorizediffusion`, reads patches |
+| `colorizediffusion-cls` | vae, clip, lcad, sketch | `family/colorizediffusion-cls`, reads the class token |
 """
 
 from collections.abc import Callable
@@ -51,6 +54,9 @@ PLANS: dict[str, Plan] = {
     "prior": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
     "lcad-luminance": Plan(steps=2_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
     "lcad": Plan(steps=8_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
+    "colorizediffusion-sketch": Plan(steps=2_000, batch_size=32, learning_rate=2e-3, ema_decay=0.99),
+    "colorizediffusion": Plan(steps=8_000, batch_size=16, learning_rate=4e-4, ema_decay=0.998),
+    "colorizediffusion-cls": Plan(steps=8_000, batch_size=16, learning_rate=4e-4, ema_decay=0.998),
 }
 """How long each recipe trains unless told otherwise; what the shipped weights got is in their model cards."""
 
@@ -65,6 +71,9 @@ MEMBERS = {
     "prior": "prior",
     "lcad-luminance": "luminance",
     "lcad": "lcad",
+    "colorizediffusion-sketch": "sketch",
+    "colorizediffusion": "colorizediffusion",
+    "colorizediffusion-cls": "colorizediffusion-cls",
 }
 """Folder of `family` that each recipe makes."""
 
@@ -209,4 +218,7 @@ _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "prior": _build_prior,
     "lcad-luminance": _build_luminance,
     "lcad": _build_lcad,
+    "colorizediffusion-sketch": build_sketch,
+    "colorizediffusion": build_colorizediffusion,
+    "colorizediffusion-cls": partial(build_colorizediffusion, reads="global"),
 }
