@@ -225,7 +225,7 @@ def _finish(
 def _average_gradients(module: nn.Module, accelerator: Accelerator) -> None:
     """Give every process the mean gradient.
 
-    Done here, not by a wrapper around the module, because recipes call their module's own methods, which a wrapper hides.
+    Done here, not by a wrapper around the module, because a wrapper hides the module's own methods from the recipes.
     """
     if accelerator.num_processes == 1:
         return
