@@ -1,4 +1,4 @@
-"""Which words the patches of exemplars stand for: phrases, the map from patches to nouns, and how similar is similar."""
+"""Words that the patches of exemplars stand for: phrases, the map from patches to nouns, and measures of likeness."""
 
 from collections.abc import Mapping
 from typing import Any
