@@ -150,6 +150,20 @@ def evaluate(
 
 
 @app.command()
+def ablate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model, or its folder.")] = DEFAULT_MODEL,
+    scenes: Annotated[int, typer.Option(min=1, metavar="N", help="Held-out scenes for each mechanism.")] = 50,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Switch each mechanism of a model on and off, and say what that does to the number it exists for."""
+    from colorlab.commands.ablate import ablate_model
+    from colorlab.commands.devices import check_device
+
+    ablate_model(model, num_scenes=scenes, device=check_device(device), as_json=as_json)
+
+
+@app.command()
 def doctor() -> None:
     """Say what this installation has, what is missing, and how to get it."""
     from colorlab.doctor import diagnose, format_checks
