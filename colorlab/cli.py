@@ -60,6 +60,11 @@ def colorize(
     model: Model = DEFAULT_MODEL,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help='What to paint, as in "a red car".')] = "",
     negative_prompt: Annotated[str, typer.Option(help="What not to paint.")] = "",
+    strokes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Strokes on the picture, as Strokes.to_json writes them.")
+    ] = None,
+    exemplar: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture whose colors are borrowed.")] = None,
+    sketch: Annotated[Path | None, typer.Option(metavar="FILE", help="Line drawing of the picture's size.")] = None,
     steps: Steps = None,
     seed: Seed = None,
     guidance_scale: GuidanceScale = None,
@@ -72,14 +77,16 @@ def colorize(
     """Color gray pictures. Size and lightness of each input are kept."""
     from colorlab.commands.colorize import colorize_files
     from colorlab.commands.devices import check_device
+    from colorlab.commands.inputs import read_conditioning
 
     settings = {"num_inference_steps": steps, "seed": seed, "guidance_scale": guidance_scale, "solver": solver}
     colorize_files(
         inputs,
         out,
         model=model,
-        prompt=prompt,
-        negative_prompt=negative_prompt,
+        conditioning=read_conditioning(
+            prompt=prompt, negative_prompt=negative_prompt, strokes=strokes, exemplar=exemplar, sketch=sketch
+        ),
         settings=settings,
         device=check_device(device),
         keeps_runs=save_run,
