@@ -20,6 +20,7 @@ from colorlab.evaluation.report import Estimate, Report, bootstrapped
 from colorlab.evaluation.strokes import ColorizeWith
 from colorlab.mechanisms.base import SWITCH, Mechanism, Value
 from colorlab.settings import Settings
+from colorlab.training.scenes import Scene
 
 __all__ = ["PURPOSES", "Case", "Purpose", "evaluate_ablations"]
 
@@ -113,7 +114,7 @@ def ablation_rows(
 def _named_cases(num_scenes: int, size_px: int) -> list[Case]:
     """Complete captions: percent of the chromatic instances whose color is the named one."""
 
-    def measure(scene: scenes.Scene, image: np.ndarray) -> float:
+    def measure(scene: Scene, image: np.ndarray) -> float:
         found = [one for one in scenes.measure([scene], [image], "complete") if one.is_chromatic]
         return 100.0 * float(np.mean([one.is_right() for one in found])) if found else float("nan")
 
@@ -126,7 +127,7 @@ def _named_cases(num_scenes: int, size_px: int) -> list[Case]:
 def _outline_cases(num_scenes: int, size_px: int) -> list[Case]:
     """Complete captions: mean ΔE of chroma to the scene itself within 3 px of the outlines of objects."""
 
-    def measure(scene: scenes.Scene, image: np.ndarray) -> float:
+    def measure(scene: Scene, image: np.ndarray) -> float:
         outlines = np.any([_border(instance.mask) for instance in scene.instances], axis=0)
         return float(chroma_difference(picture_ab(image)[outlines], picture_ab(scene.image)[outlines]).mean())
 
@@ -151,7 +152,7 @@ def _stroke_cases(measured: str, num_scenes: int, size_px: int) -> list[Case]:
 def _exemplar_cases(num_scenes: int, size_px: int) -> list[Case]:
     """Exemplars: degrees between the hues of objects and those of the exemplar's."""
 
-    def measure(pair: tuple[scenes.Scene, scenes.Scene], image: np.ndarray) -> float:
+    def measure(pair: tuple[Scene, Scene], image: np.ndarray) -> float:
         return float(exemplars.distances([pair], [image])[0])
 
     return [
