@@ -12,10 +12,11 @@ import torch
 from colorlab.errors import RangeError
 from colorlab.shapes import check_range
 
-__all__ = ["Stroke", "Strokes"]
+__all__ = ["MIN_RADIUS_PX", "Stroke", "Strokes"]
 
-# Half the diagonal of a pixel: with it the pixel under each point, and a path without gaps between points, is covered.
-_MIN_RADIUS_PX = math.sqrt(0.5)
+MIN_RADIUS_PX = math.sqrt(0.5)
+"""Half the diagonal of a pixel: a brush that is painted with at least this covers the pixel under each point, without
+gaps between points."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class Strokes(Sequence[Stroke]):
 def _painted_pixels(stroke: Stroke, height: int, width: int) -> np.ndarray:
     """Tell which pixels a stroke covers, (height, width) bool: those whose center is within the radius of the path."""
     painted = np.zeros((height, width), dtype=bool)
-    radius = max(stroke.radius_px, _MIN_RADIUS_PX)
+    radius = max(stroke.radius_px, MIN_RADIUS_PX)
     points = np.array(stroke.points, dtype=np.float64)
     for start, end in zip(points, points[1:] if len(points) > 1 else points, strict=False):
         low, high = np.minimum(start, end) - radius, np.maximum(start, end) + radius

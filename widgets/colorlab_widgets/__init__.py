@@ -1,1 +1,5 @@
 """Widgets of colorlab."""
+
+from colorlab_widgets.painter.widget import StrokePainter
+
+__all__ = ["StrokePainter"]
