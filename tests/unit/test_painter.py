@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ipycanvas.canvas import _CANVAS_MANAGER, COMMANDS
-
-from colorlab.errors import ImageError, ShapeError
-from colorlab.strokes import Stroke, Strokes
 from colorlab_widgets import StrokePainter
 from colorlab_widgets.held_canvas import held_canvas
 from colorlab_widgets.painter.canvas import LAYERS
 from colorlab_widgets.painter.controls import KEYS, TOOLS
 from colorlab_widgets.painter.files import drawing_to_json, strokes_to_png
+from ipycanvas.canvas import _CANVAS_MANAGER, COMMANDS
+
+from colorlab.errors import ImageError, ShapeError
+from colorlab.strokes import Stroke, Strokes
 
 SIZE = (48, 64)
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from colorlab_widgets.painter import colors
+from colorlab_widgets.painter.drawing import Drawing
+from colorlab_widgets.painter.files import drawing_to_json, json_to_drawing, png_to_strokes, strokes_to_png
 from PIL import Image
 
 from colorlab.color import rgb_to_lab
 from colorlab.errors import ColorlabError, ImageError, RangeError, ShapeError
 from colorlab.strokes import Stroke, Strokes
-from colorlab_widgets.painter import colors
-from colorlab_widgets.painter.drawing import Drawing
-from colorlab_widgets.painter.files import drawing_to_json, json_to_drawing, png_to_strokes, strokes_to_png
 
 SIZE = (30, 44)
 STROKES = Strokes(

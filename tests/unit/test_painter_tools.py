@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from colorlab_widgets.painter import tools
+from colorlab_widgets.painter.drawing import Drawing, History
 
 from colorlab.errors import RangeError, ShapeError
 from colorlab.strokes import Stroke, Strokes
-from colorlab_widgets.painter import tools
-from colorlab_widgets.painter.drawing import Drawing, History
 
 SIZE = (40, 56)
 RED, BLUE = (200, 40, 40), (40, 40, 200)
