@@ -15,7 +15,7 @@ from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.baselines import random_shifts
 from colorlab.inspection.chroma import CHROMA_UNIT, decode_chroma
-from colorlab.inspection.places import coverage
+from colorlab.inspection.places import check_pixel, coverage
 from colorlab.inspection.replay import moment_of
 from colorlab.inspection.settling import settled
 from colorlab.inspection.shares import Ablation, Findings, coalitions_of, draw_orders
@@ -146,9 +146,7 @@ class _Places:
             return cls(size, None, "every pixel")
         name = "the region"
         if pixel is not None:
-            x, y = pixel
-            if not (0 <= x < size[1] and 0 <= y < size[0]):
-                raise RangeError(f"pixel is {(x, y)}, but (x, y) within {size[1]}x{size[0]} is expected.")
+            x, y = check_pixel(pixel, size)
             region, name = np.zeros(size, dtype=bool), f"pixel ({x:g}, {y:g})"
             region[int(y), int(x)] = True
         moves = [(0, 0), *(random_shifts(size) if baseline else ())]

@@ -53,9 +53,9 @@ class Environment:
 
 
 def environment_of(network: nn.Module) -> Environment:
-    """Return the environment in which a denoising network computes now; cheap enough for every step."""
+    """Return the environment in which a network computes now; cheap enough for every step."""
     plain: Any = uncompiled(network)
-    weight: torch.Tensor = plain.conv_in.weight
+    weight = _first_convolution(plain)
     is_channels_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     return Environment(
         torch=torch.__version__,
@@ -70,9 +70,8 @@ def environment_of(network: nn.Module) -> Environment:
 
 
 def weight_bytes(network: nn.Module) -> int:
-    """Return the bytes of one number of a denoising network."""
-    plain: Any = uncompiled(network)
-    return int(plain.conv_in.weight.element_size())
+    """Return the bytes of one number of a network."""
+    return _first_convolution(uncompiled(network)).element_size()
 
 
 def is_compiled(network: nn.Module) -> bool:
@@ -92,6 +91,11 @@ def eagerly() -> Iterator[None]:
         return
     with set_stance("force_eager"):
         yield
+
+
+def _first_convolution(network: nn.Module) -> torch.Tensor:
+    """Return the weights of the first convolution, whose memory format and dtype stand for all."""
+    return next(weight for weight in network.parameters() if weight.ndim == 4)
 
 
 def _processor_names(network: nn.Module) -> list[str]:
