@@ -1,12 +1,14 @@
 """Codings: what comes before and after the steps of a run, encoding and decoding, as calls that can be made again.
 
-| network, in front of the site | call | made again by | judged by |
-| --- | --- | --- | --- |
-| `luminance_encoder`, `text_encoder`, `image_encoder`, `vae.encoder` ... | `Encoding` of what the user gave, as it is in force at a step | the method's own `prepare`, with nothing from its cache | every tensor of what was prepared |
-| `vae.decoder`, `deformable_vae.decoder` | `Decoding` of the clean prediction of a step, or of the picture | the method's own `decode` and finish | the finished picture, kept in 8 bits |
+| | `Encoding` | `Decoding` |
+| --- | --- | --- |
+| networks | `luminance_encoder`, `text_encoder`, `vae.encoder` ... | `vae.decoder`, `deformable_vae.decoder` |
+| of | what the user gave, as it is in force at a step | the clean prediction of a step, or the picture |
+| made again by | the method's `prepare`, without its cache | the method's `decode` and finish |
+| judged by | every tensor of what was prepared | the finished picture, kept in 8 bits |
 
-Neither has guidance passes. A network may be called several times, for a prompt and then for the negative one: `call 0`,
-`call 1` ... Encodings are not kept in run files but made when one is opened, and judged by those.
+Neither has guidance passes. A network may be called several times, for a prompt and then for the negative one:
+`call 0`, `call 1` ... Encodings are not kept in run files but made when one is opened, and judged by those.
 """
 
 from collections.abc import Mapping, Sequence

@@ -80,8 +80,8 @@ def plan_provenance(
         raise RangeError("pixel and region came, but at most one is expected.")
     if attribution not in get_args(Attribution):
         raise RangeError(f"attribution is {attribution!r}, but one of {', '.join(get_args(Attribution))} is expected.")
-    if num_orders < 2 or num_orders % 2:
-        raise RangeError(f"num_orders is {num_orders}, but an even number of at least 2 is expected.")
+    if isinstance(num_orders, bool) or not isinstance(num_orders, int) or num_orders < 2 or num_orders % 2:
+        raise RangeError(f"num_orders is {num_orders!r}, but an even number of at least 2 is expected.")
     places = _Places.of(run, pixel, region, baseline)
     last = _last_step(run, places) if fast else run.num_steps - 1
     ablated = range(last + 1) if steps is None else steps

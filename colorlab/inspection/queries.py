@@ -206,7 +206,7 @@ def _reduce(moment: PastCall, reading: Reading, question: Question, max_bytes: i
     if question.reads_words:
         if len(weights) > k.shape[1]:
             raise StateError(
-                f"{site.path!r} reads {k.shape[1]} tokens, but the text has {len(weights)}: it does not read the prompt."
+                f"{site.path!r} reads {k.shape[1]} tokens and the text has {len(weights)}: it does not read the prompt."
             )
         # Tokens that are no words, of an exemplar for instance, stand behind those of the text.
         weights = functional.pad(weights, (0, k.shape[1] - len(weights)))

@@ -147,7 +147,8 @@ def features(run: Askable, step: int, site: str, *, guidance_pass: str = "cond",
             the mean of 16 random moves.
 
     Returns:
-        (h, w, 3), a row of tokens of a text encoder as (1, tokens, 3); each component stretched to [0, 1]; NaN where the replay is refused.
+        (h, w, 3), for a text encoder (1, tokens, 3), each component stretched to [0, 1]; NaN where the replay is
+        refused.
 
     Raises:
         StateError: the step was not taken.

@@ -1,12 +1,12 @@
 """Sites of what encodes and decodes: autoencoders, luminance encoders, the towers of CLIP.
 
-| network | sites | read where |
+| network | sites | where features are read |
 | --- | --- | --- |
-| `vae.encoder`, `vae.decoder`, `luminance_encoder` | residual blocks, whole levels, self-attention | features at the input of the module that comes next, taps and deformable units of a decoder included |
-| `text_encoder`, `image_encoder` | transformer layers | features where they leave the layer, one cell for each token |
+| `vae.encoder`, `vae.decoder`, `luminance_encoder` | residual blocks, levels, self-attention | input of the next module |
+| `text_encoder`, `image_encoder` | transformer layers | output of the layer; a cell is a token |
 
-Methods call the parts of a decoder one by one, to add something between them. The blocks themselves may then never be
-called, so that only what the next module receives tells what went on from there.
+Methods call the parts of a decoder one by one, to add luminance taps or deformable units between them. The blocks
+themselves may then never be called, so that only what the next module receives tells what went on from there.
 """
 
 from collections.abc import Iterator, Mapping

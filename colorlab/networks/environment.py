@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -98,21 +99,17 @@ def _first_convolution(network: nn.Module) -> torch.Tensor:
     return next(weight for weight in network.parameters() if weight.ndim == 4)
 
 
-def _processor_names(network: nn.Module) -> list[str]:
-    """Name the attention processors in use.
+# The layers of a network that attend; going through all its modules at every step would take longer than all else here.
+_ATTENTION_LAYERS: WeakKeyDictionary[nn.Module, tuple[nn.Module, ...]] = WeakKeyDictionary()
 
-    By hand through the dictionaries of the modules: `hasattr` and `modules()` are several times slower, and this is
-    done at every step.
-    """
-    names: set[str] = set()
-    modules: list[nn.Module] = [network]
-    while modules:
-        module = modules.pop()
-        processor = module.__dict__.get("processor", module._modules.get("processor"))
-        if processor is not None:
-            names.add(type(processor).__name__)
-        modules.extend(child for child in module._modules.values() if child is not None)
-    return sorted(names)
+
+def _processor_names(network: nn.Module) -> list[str]:
+    """Name the attention processors in use; the layers are found once, processors may change at any time."""
+    layers = _ATTENTION_LAYERS.get(network)
+    if layers is None:
+        layers = tuple(module for module in network.modules() if hasattr(module, "set_processor"))
+        _ATTENTION_LAYERS[network] = layers
+    return sorted({type(layer.processor).__name__ for layer in layers if hasattr(layer, "processor")})
 
 
 def _fused_kernels() -> tuple[str, ...]:

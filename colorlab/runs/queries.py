@@ -53,7 +53,7 @@ class Queries:
             region: mask (H, W) of the picture, or a stroke.
             measure: "entropy", "spread", "mean_x" or "mean_y".
             direction: whether pixel or region looks ("from") or is looked at ("to").
-            site: path or pattern with `*`, see `sites`; None for all of the denoising network that can answer, averaged.
+            site: path or pattern with `*`, see `sites`; None for all of the denoising network, averaged.
             head: index; None for the mean.
             guidance_pass: in which pass.
             baseline: whether to add what chance would give.

@@ -16,7 +16,7 @@ from colorlab.mechanisms.base import MechanismInForce
 from colorlab.methods.base import Method
 from colorlab.networks.environment import environment_of
 from colorlab.runs.cost import Cost, CostMeter, edges_bytes
-from colorlab.runs.edits import Edit
+from colorlab.runs.edits import Edit, edit_tuple
 from colorlab.runs.explaining import explain_call
 from colorlab.runs.keeping import Keeping
 from colorlab.runs.pictures import Decoded, PictureShelf
@@ -259,7 +259,7 @@ class Run(RunQueries, Keeping):
             conditioning = old.conditioning if conditioning is None else conditioning
             settings = old.settings if settings is None else settings
             conditioning, settings = apply_shortcuts(conditioning, settings, **shortcuts)
-            edits = old.edits if edits is None else tuple(edits)
+            edits = old.edits if edits is None else edit_tuple(edits)
             new = make_segment(self.method, step, conditioning, settings, edits=edits, tree=self.tree, meter=meter)
             segments = (*(segment for segment in self.segments if segment.first_step < step), new)
             initial = self._initial_of(new) if step == 0 else self._initial

@@ -1,4 +1,4 @@
-"""Encoding, decoding and the control network are repeated exactly, read where they go on, and judged by what was kept."""
+"""Encoding, decoding and the control network: repeated exactly, read where they go on, judged by what was kept."""
 
 import numpy as np
 import pytest
@@ -143,11 +143,12 @@ def test_tokens_behind_the_words_are_named_and_do_not_count_as_words(ctrlcolor):
     assert shares.array.sum() == pytest.approx(1, abs=1e-5)
     exemplar = ctrlcolor.attention(1, token=len(shares.array) - 1)
     word = ctrlcolor.attention(1, word="red", baseline=True)
-    assert 0 < word.array.min() and (word.array + exemplar.array).max() < 1
+    assert word.array.min() > 0
+    assert (word.array + exemplar.array).max() < 1
 
 
 def test_what_a_method_does_not_call_is_told(lcad):
-    with pytest.raises(StateError, match="never came to 'vae.encoder.mid_block'"):
+    with pytest.raises(StateError, match=r"never came to 'vae\.encoder\.mid_block'"):
         lcad.features(1, "vae.encoder.mid_block")
 
 
