@@ -2,7 +2,7 @@
 
 | network | sites | where features are read |
 | --- | --- | --- |
-| `vae.encoder`, `vae.decoder`, `luminance_encoder` | residual blocks, levels, self-attention | input of the next module |
+| `vae.encoder`, `vae.decoder`, `luminance_encoder` | residual blocks, levels, attention | input of the next module |
 | `text_encoder`, `image_encoder` | transformer layers | output of the layer; a cell is a token |
 
 Methods call the parts of a decoder one by one, to add luminance taps or deformable units between them. The blocks
