@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import tiny_picture
 
 from colorlab.errors import ColorlabError, RangeError, StateError
 
@@ -46,12 +47,14 @@ def test_the_page_asks_for_nothing_outside(colorizer, picture, tmp_path):
     assert "%%" not in text
 
 
-def test_a_long_run_of_a_picture_that_is_all_noise_fits(colorizer, tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (240, 320), dtype=np.uint8)
-    run = colorizer.start(noise, num_inference_steps=52).finish(progress=False)
-    path = run.to_html(tmp_path / "page.html", max_bytes=2**19)
-    assert path.stat().st_size <= 2**19
-    assert len(data_of(path)["frames"]) == 50
+def test_pictures_are_made_smaller_until_the_page_fits(colorizer, tmp_path):
+    run = colorizer.start(tiny_picture(150, 200), num_inference_steps=3).finish(progress=False)
+    whole = run.to_html(tmp_path / "page.html")
+    assert decoded(data_of(whole)["frames"][0]["picture"]).shape == (150, 200, 3)
+    limit = whole.stat().st_size - 1
+    smaller = run.to_html(tmp_path / "smaller.html", max_bytes=limit)
+    assert smaller.stat().st_size <= limit
+    assert decoded(data_of(smaller)["frames"][0]["picture"]).shape == (96, 128, 3)
 
 
 def test_words_of_the_user_can_not_break_out(colorizer, picture, tmp_path):
