@@ -20,7 +20,7 @@ def load_colorizer(model: str, *, device: str) -> "colorlab.Colorizer":
         ColorlabError: as `colorlab.load`.
     """
     colorizer = colorlab.load(model, device=device)
-    if "gray" not in colorizer.method.requires:
+    if "gray" not in colorizer.method.fields_read():
         raise BadUsageError(f"{model} does not color gray pictures; name a model that does, such as mini/lcad.")
     return colorizer
 

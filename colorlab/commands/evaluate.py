@@ -24,7 +24,9 @@ from colorlab.evaluation.local_edits import evaluate_edits
 from colorlab.evaluation.photographs import Photograph, evaluate_photographs, load_folder
 from colorlab.evaluation.report import Report
 from colorlab.evaluation.scenes import evaluate_scenes
+from colorlab.evaluation.sketches import evaluate_sketches
 from colorlab.evaluation.strokes import evaluate_strokes
+from colorlab.evaluation.token_edits import evaluate_token_edits
 from colorlab.settings import Settings
 
 
@@ -45,7 +47,7 @@ def evaluate_model(
     Args:
         model: name or folder of the model.
         num_scenes: held-out scenes to measure on; None leaves them out. Models that read strokes are measured by
-            strokes, local edits and exemplars, others by words.
+            strokes, local edits and exemplars, those that read sketches by exemplars and text edits, others by words.
         images: folder of photographs to measure on; None leaves them out.
         limit: use only the first photographs.
         settings: values for `colorlab.Settings`; those that are None keep the model's own.
@@ -96,6 +98,8 @@ def _evaluate_colorizer(
     reports: list[Report] = []
     if num_scenes is not None and "strokes" in colorizer.method.fields_read():
         reports += _painted_reports(colorizer, in_force, num_scenes)
+    elif num_scenes is not None and "sketch" in colorizer.method.fields_read():
+        reports += _sketched_reports(colorizer, in_force, num_scenes)
     elif num_scenes is not None:
         reports.append(evaluate_scenes(colorize, num_scenes))
     if photographs:
@@ -120,6 +124,19 @@ def _painted_reports(colorizer: Colorizer, settings: Settings, num_scenes: int) 
     if "exemplar" in colorizer.method.fields_read():
         reports.append(evaluate_exemplars(colorize, settings, max(2, num_scenes)))
     return [*reports, evaluate_costs(colorizer, settings)]
+
+
+def _sketched_reports(colorizer: Colorizer, settings: Settings, num_scenes: int) -> list[Report]:
+    """Measure a model that reads sketches: sketch and exemplar, and text edits of half as many scenes."""
+
+    def colorize(conditionings: Sequence[Conditioning], varied: Settings, label: str) -> Sequence[np.ndarray]:
+        return colorize_all(colorizer.method, conditionings, varied, label=label)
+
+    method: Any = colorizer.method
+    reports = [evaluate_sketches(colorize, settings, max(2, num_scenes), reads=method.exemplar_part)]
+    if method.exemplar_part == "local":
+        reports.append(evaluate_token_edits(colorize, method, settings, max(1, num_scenes // 2)))
+    return reports
 
 
 def _clip_folder(model: str) -> Path | None:

@@ -189,7 +189,8 @@ class ColorizeDiffusionRecipe:
             return self.start
         unet = without_taps(self.unet)
         read_tokens_as_words(unet, self.token_map)
-        return SketchedUnet(unet, self.sketch_encoder, self.projection)
+        sketched = SketchedUnet(unet, self.sketch_encoder, self.projection)
+        return sketched.to(memory_format=torch.channels_last)
 
     def loss(
         self, module: nn.Module, generator: torch.Generator, batch_size: int

@@ -1,0 +1,111 @@
+"""Training of ColorizeDiffusion: strategies as identities, deformation, words of patches, and the first steps."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_unet
+
+from colorlab.errors import RangeError
+from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.training.colorizediffusion import Strategies
+from colorlab.training.deformation import deform, thin_plate_warp
+from colorlab.training.sketched_unet import fit_token_map, read_tokens_as_words, without_taps
+from colorlab.training.token_strategies import drop_tokens, noise_timesteps, noisy_tokens, offset_noise, shuffle_tokens
+from colorlab.training.token_words import named_patches
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def drawn(*shape):
+    return torch.randn(shape, generator=GENERATOR)
+
+
+def test_a_shuffle_of_tokens_can_not_change_what_cross_attention_says():
+    unet = tiny_unet(4).eval().double()
+    tokens, sample = drawn(2, 9, 16).double(), drawn(2, 4, 8, 8).double()
+    with torch.no_grad():
+        plain, shuffled = (
+            unet(sample, 500, encoder_hidden_states=given).sample
+            for given in (tokens, shuffle_tokens(tokens, torch.randperm(9, generator=GENERATOR)))
+        )
+    assert not torch.equal(tokens, shuffle_tokens(tokens, torch.arange(9).flip(0)))
+    assert float((plain - shuffled).abs().max()) < 1e-12
+
+
+def test_noise_of_tokens_follows_the_timestep_but_the_later_version_keeps_the_noisiest_clean():
+    schedule = NoiseSchedule()
+    tokens = torch.ones(3, 200, 8)
+    timesteps = torch.tensor([10, 899, 950])
+    for version, noisiest in (("first", 2), ("later", 1)):
+        noised = noisy_tokens(tokens, drawn(1, 200, 8).expand(3, -1, -1), timesteps, schedule, version=version)
+        spread = noised.std(dim=(1, 2))
+        assert int(spread.argmax()) == noisiest
+        assert float(spread[0]) < 0.2
+    assert noise_timesteps(timesteps, 1000, "later").tolist() == [10, 899, 49]
+    assert noisy_tokens(tokens, tokens, timesteps, schedule, version="none") is tokens
+
+
+def test_dropped_tokens_are_zeros_of_whole_samples():
+    tokens = drawn(3, 4, 5)
+    kept = drop_tokens(tokens, torch.tensor([1.0, 0.0, 1.0]))
+    assert torch.equal(kept[[0, 2]], tokens[[0, 2]])
+    assert not kept[1].any()
+
+
+def test_offset_noise_is_shared_by_all_cells():
+    noise = drawn(2, 4, 6, 6)
+    for shared in (drawn(2), drawn(2, 4)):
+        moved = offset_noise(noise, shared) - noise
+        torch.testing.assert_close(moved, moved[..., :1, :1].expand_as(moved))
+
+
+def test_a_deformation_moves_points_where_they_are_to_go_and_keeps_colors():
+    image = torch.zeros(1, 1, 32, 32)
+    image[..., 15:17, 15:17] = 1
+    before = torch.tensor([[[16.0, 16.0], [0.0, 0.0], [32.0, 0.0], [0.0, 32.0], [32.0, 32.0]]])
+    after = before.clone()
+    after[0, 0] = torch.tensor([22.0, 12.0])
+    warped = thin_plate_warp(image, before, after)[0, 0]
+    y, x = np.unravel_index(int(warped.argmax()), (32, 32))
+    assert abs(x + 0.5 - 22) <= 1
+    assert abs(y + 0.5 - 12) <= 1
+    picture = torch.rand(2, 3, 24, 40, generator=GENERATOR)
+    bent = deform(picture, torch.Generator().manual_seed(1))
+    assert bent.shape == picture.shape
+    assert torch.equal(bent, deform(picture, torch.Generator().manual_seed(1)))
+    assert float((bent - picture).abs().mean()) > 0.05
+    assert bent.min() >= 0
+    assert bent.max() <= 1
+
+
+def test_patches_belong_to_the_phrase_they_are_nearest_to():
+    vectors = torch.eye(4)[:2]
+    tokens = torch.tensor([[5.0, 1.0, 0, 0], [0.1, 4.0, 0, 0], [0.1, 0.2, 9.0, 0], [0, 0, 0, 0]])
+    assert named_patches(tokens, vectors).tolist() == [[True, False, False, False], [False, True, False, False]]
+
+
+def test_keys_and_values_read_tokens_as_the_words_they_stand_for():
+    unet = tiny_unet(4).eval()
+    matrix, tokens = drawn(16, 16), drawn(400, 16)
+    token_map = fit_token_map(tokens, tokens @ matrix.T)
+    torch.testing.assert_close(token_map, matrix, rtol=0.05, atol=0.05)
+    sample, seen = drawn(1, 4, 8, 8), drawn(1, 5, 16)
+    with torch.no_grad():
+        by_words = unet(sample, 300, encoder_hidden_states=seen @ matrix.T).sample
+        read_tokens_as_words(unet, matrix)
+        by_tokens = unet(sample, 300, encoder_hidden_states=seen).sample
+    torch.testing.assert_close(by_tokens, by_words, rtol=1e-4, atol=1e-4)
+
+
+def test_a_unet_without_taps_is_the_one_whose_taps_are_zero():
+    wide = tiny_unet(7).eval()
+    sample, words = drawn(1, 4, 8, 8), drawn(1, 5, 16)
+    with torch.no_grad():
+        known = wide(torch.cat([sample, torch.zeros(1, 3, 8, 8)], 1), 300, encoder_hidden_states=words).sample
+        bare = without_taps(wide)(sample, 300, encoder_hidden_states=words).sample
+    torch.testing.assert_close(bare, known, rtol=1e-5, atol=1e-5)
+
+
+def test_strategies_are_checked():
+    with pytest.raises(RangeError, match=r"drop_rate is 1\.5"):
+        Strategies(drop_rate=1.5)

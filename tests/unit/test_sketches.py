@@ -1,0 +1,52 @@
+"""Line drawings: what they show of a picture, their negatives, blank ones, and bad input."""
+
+import numpy as np
+import pytest
+import torch
+
+from colorlab.errors import ImageError, RangeError
+from colorlab.sketches import extract_sketch, invert_sketch, is_blank, is_inverted
+from colorlab.training.scenes import TEST_SEEDS, make_scene, sketch
+
+
+@pytest.fixture(scope="module")
+def disc():
+    y, x = np.mgrid[0:64, 0:96]
+    return np.where((y - 32) ** 2 + (x - 48) ** 2 < 400, 40, 200).astype(np.uint8)
+
+
+@pytest.mark.parametrize("style", ["xdog", "canny"])
+def test_lines_lie_on_edges_and_flat_areas_are_paper(disc, style):
+    lines = extract_sketch(disc, style=style)
+    assert lines.shape == disc.shape
+    assert lines.dtype == np.float32
+    y, x = np.mgrid[0:64, 0:96]
+    distance = np.abs(np.hypot(y - 32, x - 48) - 20)
+    assert lines[distance < 1].mean() < 0.6
+    assert (lines[distance > 6] == 1).all()
+
+
+def test_a_scenes_own_sketch_and_the_extracted_one_agree_more_than_chance():
+    scene = make_scene(TEST_SEEDS[0])
+    exact, found = sketch(scene) < 0.5, extract_sketch(scene.image) < 0.5
+    near = torch.nn.functional.max_pool2d(torch.from_numpy(exact.astype(np.float32))[None, None], 3, 1, 1)[0, 0] > 0
+    assert near.numpy()[found].mean() > 2 * near.numpy().mean()
+
+
+def test_negatives_are_told_and_turned_around(disc):
+    lines = extract_sketch(disc)
+    assert not is_inverted(lines)
+    assert is_inverted(invert_sketch(lines))
+    np.testing.assert_allclose(invert_sketch(invert_sketch(lines)), lines, atol=1e-6)
+    assert not is_inverted(sketch(make_scene(TEST_SEEDS[1])))
+
+
+def test_flat_pictures_give_blank_sketches():
+    assert is_blank(extract_sketch(np.full((32, 32), 90, np.uint8)))
+
+
+def test_bad_input_is_one_sentence(disc):
+    with pytest.raises(RangeError, match="style is 'pencil', but one of xdog, canny is expected"):
+        extract_sketch(disc, style="pencil")
+    with pytest.raises(ImageError, match="no-such-file"):
+        extract_sketch("no-such-file.png")
