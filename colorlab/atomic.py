@@ -8,10 +8,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = ["PART_SUFFIX", "atomic_file"]
+__all__ = ["PART_SUFFIX", "atomic_file", "part_path"]
 
 PART_SUFFIX = ".part"
 """Ending of a file that is being written; one that stays behind belongs to a process that was killed."""
+
+
+def part_path(path: Path) -> Path:
+    """Return a name beside `path` for writing it, a new one each time: two processes never write into one file."""
+    return path.with_name(f".{path.name[:100]}-{secrets.token_hex(4)}{PART_SUFFIX}")
 
 
 @contextmanager
@@ -28,7 +33,7 @@ def atomic_file(path: Path, *, is_durable: bool = False) -> Iterator[IO[bytes]]:
         OSError: it can not be written.
     """
     path = Path(os.path.realpath(path))
-    part = path.with_name(f".{path.name[:100]}-{secrets.token_hex(4)}{PART_SUFFIX}")
+    part = part_path(path)
     try:
         with part.open("xb") as file:
             yield file

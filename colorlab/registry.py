@@ -37,6 +37,16 @@ class ModelEntry:
 # Published weights. They can be had from their authors only, under their authors' licences.
 PUBLISHED = (
     ModelEntry(
+        name="sd/colorizediffusion",
+        method="colorizediffusion",
+        size_bytes=None,
+        licence="CC BY-NC-SA 4.0",
+        source="https://github.com/tellurion-kanata/colorizeDiffusion",
+        is_ready=False,
+        how="fetch a `mult` checkpoint (version 1) from the source, convert it to a model folder, and pass "
+        "weights=FOLDER to load",
+    ),
+    ModelEntry(
         name="sd/ctrlcolor",
         method="ctrlcolor",
         size_bytes=None,

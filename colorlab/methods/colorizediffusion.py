@@ -7,6 +7,7 @@
 | reference and sketch guidance | `DualGuidance`: the passes `full`, `no_exemplar`, `no_sketch` |
 | cross-attention scales, guidance windows | `ExemplarAttention` |
 | reference noise | `ExemplarStart` |
+| attention injection | `AttentionInjection`: the passes `lending_full` ... |
 | global text manipulation | `GlobalManipulation`, of CLS models |
 | local text manipulation, position weight matrix | `PositionWeights`, of Attention models |
 
@@ -18,6 +19,7 @@ Deviation: the sketch keeps its aspect without paper around it; guidance windows
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import ClassVar
 
 import numpy as np
@@ -26,10 +28,12 @@ import torch
 from colorlab.conditioning import Conditioning
 from colorlab.eight_bit import to_truncated8
 from colorlab.images import finish_keep_lightness, resize_image, to_uint8
+from colorlab.mechanisms.attention_injection import LENDING
 from colorlab.mechanisms.dual_guidance import NO_EXEMPLAR, NO_SKETCH_PASS, DualGuidance
 from colorlab.mechanisms.published_sketches import place_sketch
 from colorlab.methods.base import Finish, gray_image
 from colorlab.methods.colorizediffusion_inputs import ColorizeDiffusionInputs, PreparedColorizeDiffusion
+from colorlab.networks.attention_bank import lent_attention, self_attention_inputs
 from colorlab.networks.sketch_encoder import injected_hints
 from colorlab.sampling.noise import named_noise
 from colorlab.settings import Settings
@@ -62,16 +66,21 @@ class ColorizeDiffusion(ColorizeDiffusionInputs):
         ColorizeDiffusionInputs.global_manipulation,
         ColorizeDiffusionInputs.start,
         ColorizeDiffusionInputs.attention,
+        ColorizeDiffusionInputs.lending,
         guidance,
     )
 
     def guidance_passes(self, settings: Settings, timestep: float | None = None) -> tuple[str, ...]:
-        """`full`; with guidance by the exemplar `no_exemplar`, by the sketch `no_sketch`."""
-        return self.guidance.passes(settings)
+        """`full`; with guidance by the exemplar `no_exemplar`, by the sketch `no_sketch`.
+
+        With attention injection each has a pass before it that lends its features, `lending_full` and so on.
+        """
+        names = self.guidance.passes(settings)
+        return (*self.lending.passes(names, settings), *names)
 
     def start_noise(self, prepared: PreparedColorizeDiffusion, noise: torch.Tensor, settings: Settings) -> torch.Tensor:
         """Return the noise, or the exemplar's latents under the noise of the last training timestep."""
-        if prepared.exemplar_latents is None:
+        if prepared.exemplar_latents is None or not self.start.is_wanted(settings):
             return noise
         last = self.schedule.num_train_timesteps - 1
         return self.schedule.add_noise(prepared.exemplar_latents.expand_as(noise), noise, last)
@@ -79,17 +88,51 @@ class ColorizeDiffusion(ColorizeDiffusionInputs):
     def predict(
         self, prepared: PreparedColorizeDiffusion, latents: torch.Tensor, timestep: int | float, settings: Settings
     ) -> dict[str, torch.Tensor]:
-        """Predict the noise of every pass in one call."""
-        names = self.guidance_passes(settings, timestep)
+        """Predict the noise of every pass in one call; with attention injection that of the exemplar in one before."""
+        names = self.guidance.passes(settings)
         tokens = {name: self.tokens_of(name, prepared, timestep, settings) for name in names}
-        num_samples = len(latents)
         hints = [
-            torch.cat([(blank if name == NO_SKETCH_PASS else hint).expand(num_samples, -1, -1, -1) for name in names])
+            torch.cat([(blank if name == NO_SKETCH_PASS else hint).expand(len(latents), -1, -1, -1) for name in names])
             for hint, blank in zip(prepared.hints, prepared.blank_hints, strict=True)
         ]
-        with injected_hints(self.unet, hints):
+        lent: dict[str, torch.Tensor] = {}
+        predictions: dict[str, torch.Tensor] = {}
+        with ExitStack() as stack:
+            if self.lending.is_wanted(settings):
+                lent, predictions = self.denoise_exemplar(prepared, latents, timestep, tokens, settings)
+            if lent and self.lending.acts(timestep, settings, self.schedule.num_train_timesteps):
+                shares = self.lending.own_shares(names, len(latents), settings)
+                stack.enter_context(lent_attention(self.unet, lent, shares))
+            stack.enter_context(injected_hints(self.unet, hints))
             outputs = self.predict_passes(latents, timestep, tokens)
-        return {name: self.schedule.to_noise_pred(output, latents, timestep) for name, output in outputs.items()}
+        noise = {name: self.schedule.to_noise_pred(output, latents, timestep) for name, output in outputs.items()}
+        return {**predictions, **noise}
+
+    def denoise_exemplar(
+        self,
+        prepared: PreparedColorizeDiffusion,
+        latents: torch.Tensor,
+        timestep: int | float,
+        tokens: Mapping[str, torch.Tensor],
+        settings: Settings,
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Denoise the exemplar, as noisy as the latents are.
+
+        Returns:
+            What entered every self-attention layer, by path, and the predicted noise of each pass `lending_...`.
+        """
+        clean = torch.as_tensor(prepared.exemplar_latents).expand_as(latents)
+        noise = named_noise(settings.seed, f"exemplar at {timestep}", (1, *clean.shape[1:])).expand_as(clean)
+        noisy = self.schedule.add_noise(clean, noise, timestep)
+        num_rows = len(tokens) * len(latents)
+        with ExitStack() as stack:
+            kept = stack.enter_context(self_attention_inputs(self.unet))
+            if prepared.exemplar_hints:
+                hints = [hint.expand(num_rows, -1, -1, -1) for hint in prepared.exemplar_hints]
+                stack.enter_context(injected_hints(self.unet, hints))
+            outputs = self.predict_passes(noisy, timestep, tokens)
+        named = {f"{LENDING}{name}": output for name, output in outputs.items()}
+        return dict(kept), {name: self.schedule.to_noise_pred(out, noisy, timestep) for name, out in named.items()}
 
     def tokens_of(
         self, guidance_pass: str, prepared: PreparedColorizeDiffusion, timestep: int | float, settings: Settings

@@ -9,6 +9,7 @@ import torch
 from colorlab.conditioning import Conditioning, Manipulation
 from colorlab.errors import RangeError
 from colorlab.images import resize_image, to_uint8
+from colorlab.mechanisms.attention_injection import AttentionInjection
 from colorlab.mechanisms.exemplar_attention import ExemplarAttention
 from colorlab.mechanisms.exemplar_start import ExemplarStart
 from colorlab.mechanisms.global_manipulation import GlobalManipulation, TextEdit
@@ -45,6 +46,7 @@ class PreparedColorizeDiffusion(Prepared):
         projections: of each global edit, (K, 2, 2), on target and anchor, before and after; empty for local ones.
         timesteps: (steps,), of the run.
         exemplar_latents: (1, C, h, w), scaled; None where nothing needs them.
+        exemplar_hints: of the exemplar taken for a sketch, strengths applied; empty where nothing needs them.
     """
 
     sketch: torch.Tensor
@@ -58,6 +60,7 @@ class PreparedColorizeDiffusion(Prepared):
     projections: torch.Tensor
     timesteps: torch.Tensor
     exemplar_latents: torch.Tensor | None = None
+    exemplar_hints: tuple[torch.Tensor, ...] = ()
 
 
 class ColorizeDiffusionInputs(Method):
@@ -66,6 +69,7 @@ class ColorizeDiffusionInputs(Method):
     injection = SketchInjection()
     attention = ExemplarAttention()
     start = ExemplarStart()
+    lending = AttentionInjection()
     position_weights = PositionWeights()
     global_manipulation = GlobalManipulation()
 
@@ -111,7 +115,8 @@ class ColorizeDiffusionInputs(Method):
             weights=tuple(edit.weights for edit in done),
             projections=projections,
             timesteps=self.timesteps_of(settings),
-            exemplar_latents=self.encode_start(conditioning, size, settings),
+            exemplar_latents=self.encode_latents(conditioning, size, settings),
+            exemplar_hints=self.exemplar_hints(conditioning, size, settings),
         )
 
     def timesteps_of(self, settings: Settings) -> torch.Tensor:
@@ -242,17 +247,36 @@ class ColorizeDiffusionInputs(Method):
         projected: torch.Tensor = self.components["exemplar_projection"](tokens)
         return torch.zeros_like(projected) if conditioning.exemplar is None else projected
 
-    def encode_start(
+    def encode_latents(
         self, conditioning: Conditioning, size: tuple[int, int], settings: Settings
     ) -> torch.Tensor | None:
-        """Return the exemplar's latents where something needs them."""
-        if conditioning.exemplar is None or not self.start.is_wanted(settings):
+        """Return the exemplar's latents where something needs them.
+
+        Raises:
+            RangeError: something does, and there is no exemplar.
+        """
+        wanted = [one.name for one in (self.start, self.lending) if one.is_wanted(settings)]
+        if not wanted:
             return None
+        if conditioning.exemplar is None:
+            raise RangeError(f"{wanted[0]} needs an exemplar, but the conditioning has none; pass exemplar=...")
 
         def encode() -> torch.Tensor:
             return self.encode_picture(resize_image(exemplar_picture(conditioning), size) * 2 - 1).float().cpu()
 
         return self.cache.get("exemplar_latents", (conditioning.content_hash("exemplar"), size), encode)
+
+    def exemplar_hints(
+        self, conditioning: Conditioning, size: tuple[int, int], settings: Settings
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the hints of the exemplar's negative, taken for a sketch, where the injection asks for them."""
+        strength = self.lending.sketch_fidelity(settings)
+        if not strength:
+            return ()
+        negative = 1 - 2 * resize_image(exemplar_picture(conditioning), size)
+        self.network_calls["sketch_encoder"] += 1
+        hints = self.components["sketch_encoder"](negative.to(self.device, self.dtype))
+        return tuple(hint * strength for hint in hints)
 
     @property
     def exemplar_part(self) -> Any:

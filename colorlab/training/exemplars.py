@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from tqdm.auto import tqdm
 
+from colorlab.atomic import part_path
 from colorlab.color import image_to_gray
 from colorlab.errors import RangeError
 from colorlab.networks.image_tokens import projected_tokens
@@ -110,8 +111,9 @@ def _draw_all(
     config: Any = encoder.config
     num_tokens = 1 + (config.image_size // config.patch_size) ** 2
     shapes = {sketches: (len(indices), 128, 128), tokens: (len(indices), num_tokens, config.projection_dim)}
+    parts = {sketches: part_path(sketches), tokens: part_path(tokens)}
     arrays = [
-        np.lib.format.open_memmap(path.with_suffix(".partial.npy"), mode="w+", dtype=dtype, shape=shapes[path])
+        np.lib.format.open_memmap(parts[path], mode="w+", dtype=dtype, shape=shapes[path])
         for path, dtype in ((sketches, np.uint8), (tokens, np.float16))
     ]
     device = next(encoder.parameters()).device
@@ -122,9 +124,9 @@ def _draw_all(
             encoded = projected_tokens(encoder, torch.stack([picture for _, picture in drawn]).to(device))
         arrays[0][start : start + len(drawn)] = np.stack([lines for lines, _ in drawn])
         arrays[1][start : start + len(drawn)] = encoded.to(torch.float16).cpu().numpy()
-    for path, array in zip((sketches, tokens), arrays, strict=True):
+    for (path, part), array in zip(parts.items(), arrays, strict=True):
         array.flush()
-        path.with_suffix(".partial.npy").replace(path)
+        part.replace(path)
 
 
 def _draw(

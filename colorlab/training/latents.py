@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from tqdm.auto import tqdm
 
+from colorlab.atomic import part_path
 from colorlab.checkpoints.reading import file_sha256
 from colorlab.networks.libraries import AutoencoderKL
 from colorlab.networks.luminance import LuminanceEncoder, lightness_hint
@@ -162,9 +163,12 @@ def is_mirrored(scene_index: int) -> bool:
 def _encoded(
     path: Path, pictures: Pictures, encode: Callable[[torch.Tensor], torch.Tensor], batch_size: int = 32
 ) -> npt.NDArray[np.float16]:
-    """Encode all pictures into one array file; a half-written one is never taken for whole."""
+    """Encode all pictures into one array file; a half-written one is never taken for whole.
+
+    Two processes that encode the same do it twice, each in a file of its own.
+    """
     if not path.is_file():
-        partial = path.with_suffix(".partial.npy")
+        partial = part_path(path)
         num_photographs, num_scenes = len(pictures.photographs), len(pictures.scenes)
         array = None
         for start in tqdm(range(0, num_photographs + num_scenes, batch_size), desc=path.stem, mininterval=10):

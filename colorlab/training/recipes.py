@@ -229,6 +229,23 @@ def _build_lcad(pictures: Pictures, out: Path, cache: Path, device: torch.device
     return LcadRecipe(encoded, text, _schedule(), prior=prior, luminance_encoder=encoder)
 
 
+def colorizediffusion_recipe(
+    data: Path, out: Path, device: torch.device, *, strategies: Strategies, num_scenes: int = NUM_SCENES
+) -> ColorizeDiffusionRecipe:
+    """Return the recipe `colorizediffusion` under other strategies, for comparing them.
+
+    Args:
+        data: photograph folder, see `load_photographs`.
+        out: as for `run_recipe`.
+        device: where it trains.
+        strategies: against the distribution problem.
+        num_scenes: size of the scene corpus.
+    """
+    cache = out / "cache" / photographs_key(data)
+    pictures = Pictures.load(data, cache, num_scenes=num_scenes)
+    return _build_colorizediffusion(pictures, out, cache, device, strategies=strategies)
+
+
 def _lcad_unet(out: Path, device: torch.device) -> UNet2DConditionModel:
     """Load the trained L-CAD's UNet, which others begin from."""
     unet: UNet2DConditionModel = load_component(

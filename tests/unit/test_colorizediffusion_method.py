@@ -198,6 +198,30 @@ def test_reference_noise_starts_from_the_exemplar_and_token_noise_changes_early_
         assert not torch.equal(again[0].state.latents, plain.state.latents)
 
 
+def test_attention_injection_lends_the_exemplars_features(colorizer, drawing, exemplar):
+    def run(**parameters):
+        settings = colorizer.settings.with_mechanism("attention_injection", **parameters)
+        return run_of(colorizer, sketch=drawing, exemplar=exemplar, settings=settings)
+
+    plain, injected = run(), run(is_used=True)
+    assert list(injected._edges[0][0].predictions) == ["lending_full", "lending_no_exemplar", "full", "no_exemplar"]
+    assert not torch.equal(plain.state.latents, injected.state.latents)
+    assert not torch.equal(run(is_used=True, sketch_fidelity=1.0).state.latents, injected.state.latents)
+    late = run(is_used=True, start=1.0)
+    torch.testing.assert_close(late.states[1].latents, plain.states[1].latents, rtol=1e-4, atol=1e-4)
+    # Own features alone are what there was without the injection.
+    first = [
+        edge[0].predictions["no_exemplar"] for edge in (plain._edges[0], run(is_used=True, fidelity=1.0)._edges[0])
+    ]
+    torch.testing.assert_close(*first, rtol=1e-4, atol=1e-4)
+    site = next(site for site in run_sites(injected) if site.kind == "attn2")
+    assert replay_step(moment_of(injected, 1), [site]).verdict.name == "exact"
+    for name in ("attention_injection", "exemplar_start"):
+        settings = colorizer.settings.with_mechanism(name, is_used=True)
+        with pytest.raises(RangeError, match=f"{name} needs an exemplar"):
+            run_of(colorizer, sketch=drawing, settings=settings)
+
+
 def test_as_published_runs_on_paper_of_its_own_and_comes_back_to_the_sketchs_shape(colorizer, drawing, exemplar):
     settings = Settings(num_inference_steps=4, as_published=True)
     run = run_of(colorizer, sketch=drawing, exemplar=exemplar, settings=settings)
