@@ -169,8 +169,11 @@ def _check(scores: torch.Tensor, phrase_tokens: torch.Tensor, masks: torch.Tenso
 
 def _towards_masks(scores: torch.Tensor, weights: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Return - sum_i w_i (sigmoid(s) - M_i), with weights (B, K, N) for each phrase and token."""
-    wanted = torch.einsum("bkn,bkq->bqn", weights, masks)[:, None]
-    return wanted - scores.sigmoid() * weights.sum(dim=1)[:, None, None]
+    update, probability = torch.zeros_like(scores), scores.sigmoid()
+    for index in range(weights.shape[1]):
+        # Phrase by phrase: the sum of the masks less the sum of the sigmoids would lose the small differences.
+        update = update + weights[:, index, None, None] * (masks[:, index, None, :, None] - probability)
+    return update
 
 
 def _outside(scores: torch.Tensor, phrase_tokens: torch.Tensor, masks: torch.Tensor, cell_share: float) -> torch.Tensor:
