@@ -18,6 +18,7 @@ from torch import nn
 from colorlab.errors import StateError
 from colorlab.inspection.moments import Askable, PastStep, Predicted, Recorded
 from colorlab.inspection.places import picture_size, text_of_pass
+from colorlab.mechanisms.instance_guidance import InstanceGuidance
 from colorlab.methods.base import Method
 from colorlab.networks.environment import Environment, eagerly, environment_of
 from colorlab.networks.probe import Probe, Reading
@@ -134,8 +135,15 @@ class Moment:
 
     @property
     def matrix_edits(self) -> tuple[str, ...]:
-        """The edits in force that change scores or probabilities."""
-        return tuple(repr(edit) for edit in self.segment.edits if getattr(edit, "changes_matrices", False))
+        """What in force changes scores or probabilities: mechanisms by name, then edits."""
+        settings, masks = self.segment.settings, self.segment.conditioning.masks
+        names = [
+            mechanism.name
+            for mechanism in self.method.mechanisms
+            if isinstance(mechanism, InstanceGuidance) and masks and mechanism.acts(settings, self.record.timestep)
+        ]
+        edits = [repr(edit) for edit in self.segment.edits if getattr(edit, "changes_matrices", False)]
+        return (*names, *edits)
 
     @property
     def clean(self) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.chroma import DecoderName
 from colorlab.inspection.heads import plan_head_ranking
+from colorlab.inspection.phrases import plan_phrase_iou
 from colorlab.inspection.provenance import Attribution, plan_provenance
 from colorlab.inspection.seeds import plan_seeds
 from colorlab.inspection.study import Study
@@ -116,6 +117,17 @@ class StudyMenu(Generic[Answer]):
             baseline=baseline,
         )
         return self._answer(study, progress)
+
+    def phrase_iou(self, *, steps: Sequence[int] | None = None, progress: bool = True) -> Answer:
+        """Measure by step how well the attention of masked phrases covers their masks, with guidance and without.
+
+        Args:
+            steps: indices of steps that were taken; None for all.
+            progress: whether to show a bar.
+
+        See `colorlab.inspection.phrases.plan_phrase_iou`.
+        """
+        return self._answer(plan_phrase_iou(self.run, steps=steps), progress)
 
     def _answer(self, study: Study[Any], progress: bool) -> Answer:
         """Do with a planned study what this menu is for."""
