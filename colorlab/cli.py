@@ -127,6 +127,9 @@ def evaluate(
     scenes: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measure on N held-out scenes.")] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Measure on the photographs of a folder.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first photographs.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="What to measure on scenes: words, instances, masks or solvers.")
+    ] = "words",
     words: Annotated[str, typer.Option(help="Prompt of photographs: none, or their label.")] = "none",
     steps: Steps = None,
     seed: Seed = None,
@@ -148,6 +151,7 @@ def evaluate(
         num_scenes=scenes,
         images=images,
         limit=limit,
+        protocol=protocol,
         settings={"num_inference_steps": steps, "seed": seed, "guidance_scale": guidance_scale, "solver": solver},
         uses_labels=words == "label",
         device=check_device(device),

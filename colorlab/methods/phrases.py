@@ -19,7 +19,7 @@ from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError
 from colorlab.methods.text import tokenize, tokens_between, word_spans
 
-__all__ = ["Pair", "comma_spans", "object_phrases", "pair_masks", "phrase_mask_arrays"]
+__all__ = ["Pair", "comma_spans", "object_phrases", "pair_masks", "phrase_mask_arrays", "phrase_tokens"]
 
 # Where the description of one object ends, and words that say where it is; before "of" stands what kind of picture.
 _SEPARATORS = r"[,;.]|\band\b|\bnext to\b|\bbeside\b|\bon\b|\bin\b|\bunder\b|\bat\b|\bover\b|\bwith\b"
@@ -100,18 +100,9 @@ def pair_masks(
         return _pairs_by_order(conditioning, pieces, _num_words(encoded)), ()
     pairs, notes, owners = [], [], {}
     for name in conditioning.masks:
-        start, end = _span_of(name, prompt)
-        phrase, tokens = prompt[start:end], tokens_between(encoded["offset_mapping"], start, end)
-        if not tokens:
-            raise RangeError(
-                f"The words {phrase!r} of the mask {name!r} lie beyond the {len(pieces)} tokens that this model reads, "
-                "so that they guide nothing; shorten the prompt, or leave the mask out."
-            )
-        reached = encoded["offset_mapping"][tokens[-1]][1]
-        if reached < end:
-            notes.append(
-                f"Of the phrase {phrase!r} this model reads {prompt[start:reached]!r} only; shorten the prompt."
-            )
+        tokens, phrase, read = _tokens_of(name, prompt, encoded)
+        if read != phrase:
+            notes.append(f"Of the phrase {phrase!r} this model reads {read!r} only; shorten the prompt.")
         for token in tokens:
             if token in owners:
                 raise RangeError(
@@ -121,6 +112,16 @@ def pair_masks(
             owners[token] = name
         pairs.append(Pair(name, phrase, tokens, tuple(pieces[token] for token in tokens)))
     return tuple(pairs), (*notes, *_lonely_phrases(prompt, pairs, encoded["offset_mapping"]))
+
+
+def phrase_tokens(names: Sequence[str], prompt: str, components: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """Return the positions of the tokens of phrases, named as masks are.
+
+    Raises:
+        RangeError: the words of a name are not in the prompt, are there several times, or are not read.
+    """
+    encoded = tokenize(prompt, components)
+    return tuple(_tokens_of(name, prompt, encoded)[0] for name in names)
 
 
 def comma_spans(pieces: Sequence[str]) -> tuple[tuple[int, int], ...]:
@@ -160,6 +161,19 @@ def _pairs_by_order(conditioning: Conditioning, pieces: Sequence[str], num_words
 def _num_words(encoded: Any) -> int:
     """Count the tokens of the text itself: start, end and padding tokens cover no character."""
     return sum(last > first for first, last in encoded["offset_mapping"])
+
+
+def _tokens_of(name: str, prompt: str, encoded: Any) -> tuple[tuple[int, ...], str, str]:
+    """Return the tokens of a mask's phrase, the phrase, and what of it the model reads."""
+    start, end = _span_of(name, prompt)
+    offsets = encoded["offset_mapping"]
+    tokens = tokens_between(offsets, start, end)
+    if not tokens:
+        raise RangeError(
+            f"The words {prompt[start:end]!r} of the mask {name!r} lie beyond the {len(offsets)} tokens that this "
+            "model reads, so that they guide nothing; shorten the prompt, or leave the mask out."
+        )
+    return tokens, prompt[start:end], prompt[start : min(end, offsets[tokens[-1]][1])]
 
 
 def _span_of(name: str, prompt: str) -> tuple[int, int]:

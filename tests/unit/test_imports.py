@@ -24,6 +24,7 @@ LAYERS = (
     ("methods",),
     ("runs",),
     ("inspection",),
+    ("segmentation",),
     ("registry",),
     ("colorizer",),
     ("",),  # colorlab/__init__.py, the facade under its short name
