@@ -175,6 +175,25 @@ def ablate(
 
 
 @app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="Published checkpoint.", show_default=False)],
+    method: Annotated[str, typer.Option(help="Whose checkpoint it is: ctrlcolor or lcad.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the model.")],
+    tokenizer: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="CLIP's tokenizer (openai/clip-vit-large-patch14); no checkpoint has it."),
+    ],
+    deformable: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CtrlColor's content-guided deformable autoencoder.")
+    ] = None,
+) -> None:
+    """Convert a published checkpoint into a model folder; no code in it is run."""
+    from colorlab.commands.convert import convert_checkpoint
+
+    convert_checkpoint(checkpoint, out, method=method, tokenizer=tokenizer, deformable=deformable)
+
+
+@app.command()
 def doctor() -> None:
     """Say what this installation has, what is missing, and how to get it."""
     from colorlab.doctor import diagnose, format_checks
