@@ -112,13 +112,29 @@ def train(
         bool, typer.Option("--warm-start", help="Begin a UNet with the weights in OUT or the shipped ones.")
     ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; the recipe's own if not given.")] = None,
+    caption_dropout: Annotated[
+        float | None, typer.Option(min=0.0, max=0.99, help="Share of pictures a UNet sees without words.")
+    ] = None,
+    curriculum: Annotated[
+        bool, typer.Option("--curriculum", help="Begin with complete captions; partial and scarce ones come later.")
+    ] = False,
 ) -> None:
     """Train a network by its recipe; can be stopped and resumed."""
     from colorlab.commands.devices import check_device
     from colorlab.commands.train import train_member
 
     place = check_device(device)
-    train_member(recipe, data, out, device=place, resume=resume, warm_start=warm_start, steps=steps)
+    train_member(
+        recipe,
+        data,
+        out,
+        device=place,
+        resume=resume,
+        warm_start=warm_start,
+        steps=steps,
+        caption_dropout=caption_dropout,
+        has_curriculum=curriculum,
+    )
 
 
 @app.command()

@@ -154,7 +154,7 @@ def _is_named(name: str, names: str) -> bool:
 
 
 def _parse_rule(text: str) -> dict[str, float]:
-    """Read a tolerance in words: `exact`, `exact up to float32 rounding`, `rtol .. atol ..`, or `at most .. level ..`."""
+    """Read a tolerance in words: `exact`, `exact up to float32 rounding`, `rtol .. atol ..`, `at most .. level ..`."""
     if text.strip() == "exact":
         return {"levels": 0, "share": 0.0}
     if text.strip() == "exact up to float32 rounding":
