@@ -99,6 +99,7 @@ _MODULES = (
     "networks",
     "plotting",
     "sampling",
+    "segmentation",
     "training",
 )
 _MODULE_HOMES = {"edits": "inspection.edits"}

@@ -74,7 +74,7 @@ def test_the_bound_of_the_release_is_why_it_does_nothing():
     tokens = torch.zeros(1, 1, 77)
     tokens[0, 0, 1:4] = 1
     update = release_update(scores, tokens, (torch.arange(1024) % 2).float()[None, None])
-    assert float(update.abs().max()) <= 1 / (8 * 3 * 1024)
+    assert float(update.abs().max()) <= (1 + 1e-6) / (8 * 3 * 1024)
     assert float(update.abs().max()) == pytest.approx(4.1e-5, rel=0.02)
 
 
@@ -100,7 +100,8 @@ def test_each_picture_of_a_batch_is_guided_by_its_own_masks(scores, phrase_token
     together = strength_update(scores, phrase_tokens, masks, 3.0)
     for picture in range(BATCH):
         rows = slice(picture, picture + 1)
-        assert torch.equal(together[rows], strength_update(scores[rows], phrase_tokens, masks[rows], 3.0))
+        alone = strength_update(scores[rows], phrase_tokens, masks[rows], 3.0)
+        torch.testing.assert_close(together[rows], alone)
 
 
 def test_equal_masks_of_two_phrases_guide_both_alike(scores):
@@ -117,7 +118,7 @@ def test_masks_come_to_grids_by_their_share_or_as_published_by_one_pixel():
     masks[0, 0, 0:3, 0:3] = 1
     assert masks_on_grid(masks, (2, 2))[0, 0].tolist() == [9 / 16, 0, 0, 0]
     assert masks_on_grid(masks, (2, 2), as_published=True)[0, 0].tolist() == [1, 0, 0, 0]
-    masks = masks.roll(1, dims=(2, 3))
+    masks = masks.roll((1, 1), dims=(2, 3))
     # A small object between the sampled pixels vanishes as published, and does not otherwise.
     assert masks_on_grid(masks, (2, 2), as_published=True).sum() == 0
     assert masks_on_grid(masks, (2, 2)).sum() > 0
