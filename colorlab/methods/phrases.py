@@ -98,7 +98,9 @@ def pair_masks(
     pieces = components["tokenizer"].convert_ids_to_tokens(encoded["input_ids"])
     if as_published:
         return _pairs_by_order(conditioning, pieces, _num_words(encoded)), ()
-    pairs, notes, owners = [], [], {}
+    pairs: list[Pair] = []
+    notes: list[str] = []
+    owners: dict[int, str] = {}
     for name in conditioning.masks:
         tokens, phrase, read = _tokens_of(name, prompt, encoded)
         if read != phrase:
