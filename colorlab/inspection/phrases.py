@@ -14,8 +14,9 @@ import torch
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.places import coverage, resize_map
-from colorlab.inspection.replay import Moment, Verdict, judge, moment_of
+from colorlab.inspection.replay import Moment, judge, moment_of
 from colorlab.inspection.study import Study, estimate_cost
+from colorlab.inspection.verdicts import Verdict
 from colorlab.inspection.views import origin
 from colorlab.mechanisms.base import SWITCH
 from colorlab.mechanisms.instance_guidance import GUIDED, InstanceGuidance

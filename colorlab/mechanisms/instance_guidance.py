@@ -170,14 +170,15 @@ class InstanceGuidance(Mechanism):
     def explain(self, call: Call, probe: Mapping[str, torch.Tensor] = NO_PROBE) -> dict[str, Exhibit]:
         """Show the masks, each with the places of its tokens. No network call; `run.phrase` shows what they do."""
         masks, tokens = (call.prepared.get(name) for name in ("instance_masks", "phrase_tokens"))
-        if call.record is not None or masks is None or tokens is None:
+        if call.record is None or masks is None or tokens is None:
             return {}
+        is_acting = "kept there" if self.acts(call.settings, call.record.timestep) else "not kept there at this step"
         return {
             f"mask_{index}": Exhibit(
                 array=masks[0, index].float().numpy(),
                 axes=("y", "x"),
                 unit="share of the pixel",
-                caption=f"Where the tokens {tokens[0, index].nonzero().flatten().tolist()} of the prompt belong.",
+                caption=f"Where the tokens {tokens[0, index].nonzero().flatten().tolist()} belong, {is_acting}.",
                 provenance=dict(call.provenance),
             )
             for index in range(masks.shape[1])

@@ -161,9 +161,19 @@ def test_exhibits(colorizer):
     study = run.study.phrase_iou(progress=False)
     assert study.axes == ("grid", "step")
     assert study.array.shape == study.baseline.shape == (2, 4)
-    for exhibit in (table, maps, study, *run.explain(None).values()):
+    for exhibit in (table, maps, study, *run.explain(1).values()):
         assert isinstance(exhibit, Exhibit)
         assert exhibit.plot() is not None
+
+
+def test_masks_are_shown_and_other_words_can_be_asked_for(colorizer):
+    run = finished(colorizer, {"a": LEFT, "c": RIGHT}, max_timestep=500.0)
+    first, last = (run.explain(step)["instance_guidance.mask_0"] for step in (0, 3))
+    assert "not kept there at this step" in first.caption
+    assert "tokens [1] belong, kept there" in last.caption
+    late = run.attention(3, word="b", baseline=True)
+    assert "Before instance_guidance" in late.caption
+    assert "Before" not in run.attention(0, word="b").caption
 
 
 def test_two_passes_show_what_the_second_one_got(colorizer):
