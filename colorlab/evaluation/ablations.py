@@ -201,6 +201,8 @@ PURPOSES: dict[str, Purpose] = {
     "local_edit": Purpose("ΔE outside the edited object", "", "lower", _edit_cases),
     "luminance_guidance": Purpose("ΔE of chroma along outlines", "", "lower", _outline_cases),
     "self_attention_guidance": _OVERFLOW,
+    # It acts as published alone, so that its row is a null otherwise.
+    "stale_attention": _NAMED,
     "stroke_encoding": Purpose("ΔE of chroma under strokes", "", "lower", partial(_stroke_cases, "obeyed")),
 }
 """The number of each mechanism, by its name."""

@@ -150,7 +150,7 @@ def _overlap_rows(colorizer: Colorizer, masked: Sequence[Conditioning], settings
         run.step()
         overlaps = run.study.phrase_iou(steps=[0], progress=False)
         after.append(overlaps.array[:, 0])
-        before.append(overlaps.baseline[:, 0])
+        before.append(np.asarray(overlaps.baseline)[:, 0])
         labels = overlaps.provenance["labels"]
     rows = []
     for index, grid in enumerate(labels):
