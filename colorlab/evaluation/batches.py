@@ -77,7 +77,9 @@ def _colorize_batch(
     timesteps = timesteps_of(method, settings)
     states = [
         first_state(
-            initial_noise(settings.seed + index, 0, (1, *segment.prepared.latent_shape)),
+            method.start_noise(
+                segment.prepared, initial_noise(settings.seed + index, 0, (1, *segment.prepared.latent_shape)), settings
+            ),
             schedule=method.schedule,
             timesteps=timesteps,
         )
