@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from colorlab.errors import WeightsError
 from colorlab.evaluation.autoencoder import evaluate_autoencoder
 from colorlab.evaluation.batches import colorize_all
 from colorlab.evaluation.clip import evaluate_clip
+from colorlab.evaluation.flicker import color_clip, evaluate_flicker
 from colorlab.evaluation.photographs import Photograph, evaluate_photographs, load_folder
 from colorlab.evaluation.report import Report
 from colorlab.evaluation.scenes import evaluate_scenes
@@ -28,6 +30,7 @@ def evaluate_model(
     model: str,
     *,
     num_scenes: int | None,
+    num_clips: int | None,
     images: Path | None,
     limit: int | None,
     settings: dict[str, Any],
@@ -41,6 +44,7 @@ def evaluate_model(
     Args:
         model: name or folder of the model.
         num_scenes: held-out scenes to measure on; None leaves them out.
+        num_clips: held-out moving clips to measure flicker on; None leaves them out.
         images: folder of photographs to measure on; None leaves them out.
         limit: use only the first photographs.
         settings: values for `colorlab.Settings`; those that are None keep the model's own.
@@ -52,8 +56,8 @@ def evaluate_model(
     Raises:
         BadUsageError: nothing to measure on was named, or the model colors no gray pictures.
     """
-    if num_scenes is None and images is None:
-        raise BadUsageError("Nothing to measure on; add --scenes N, or --images DIR, or both.")
+    if num_scenes is None and num_clips is None and images is None:
+        raise BadUsageError("Nothing to measure on; add --scenes N, --clips N or --images DIR.")
     with as_bad_usage():
         given = {name: value for name, value in settings.items() if value is not None}
         Settings(**given)
@@ -68,7 +72,7 @@ def evaluate_model(
         table, text = report.to_table(), report.to_json()
     else:
         table, text = _evaluate_colorizer(
-            load_colorizer(model, device=device), num_scenes, photographs, given, uses_labels
+            load_colorizer(model, device=device), num_scenes, num_clips, photographs, given, uses_labels
         )
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
@@ -78,6 +82,7 @@ def evaluate_model(
 def _evaluate_colorizer(
     colorizer: Colorizer,
     num_scenes: int | None,
+    num_clips: int | None,
     photographs: Sequence[Photograph],
     given: dict[str, Any],
     uses_labels: bool,
@@ -91,6 +96,8 @@ def _evaluate_colorizer(
     reports = []
     if num_scenes is not None:
         reports.append(evaluate_scenes(colorize, num_scenes))
+    if num_clips is not None:
+        reports.append(evaluate_flicker(partial(color_clip, colorizer, in_force), num_clips))
     if photographs:
         reports.append(evaluate_photographs(colorize, photographs, uses_labels=uses_labels))
         components = colorizer.method.components

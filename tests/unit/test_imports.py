@@ -26,6 +26,7 @@ LAYERS = (
     ("inspection",),
     ("registry",),
     ("colorizer",),
+    ("video",),
     ("",),  # colorlab/__init__.py, the facade under its short name
     ("training",),
     ("evaluation",),
@@ -33,7 +34,7 @@ LAYERS = (
     ("doctor", "commands", "cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-HEADLESS_ONLY = ("IPython", "ipywidgets", "ipycanvas", "traitlets", "matplotlib", "notebook", "ipykernel")
+HEADLESS_ONLY = ("IPython", "ipywidgets", "ipycanvas", "traitlets", "matplotlib", "notebook", "ipykernel", "imageio", "av")
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 
