@@ -242,6 +242,17 @@ class Method(ABC):
 
         return self.cache.get("text", text, encode)
 
+    def prepare_anew(self, conditioning: Conditioning, settings: Settings) -> Prepared:
+        """Encode everything once more, as `prepare` does, whatever was encoded before; the cache stays as it was.
+
+        The caller holds the lock.
+        """
+        cache, self.cache = self.cache, FieldCache()
+        try:
+            return self.prepare(conditioning, settings)
+        finally:
+            self.cache = cache
+
     def predict_passes(
         self,
         sample: torch.Tensor,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colorlab.errors import RunFileError
+from colorlab.runs.pictures import PictureShelf
 
 if TYPE_CHECKING:
     from colorlab.runs.journal import Journal
@@ -16,6 +17,11 @@ class Keeping:
     """What a run can do to outlive its process."""
 
     tree: Any
+    _pictures: PictureShelf
+
+    def forget_pictures(self) -> None:
+        """Give back the memory of all decoded pictures; asked for again, they are decoded again."""
+        self._pictures.forget_from(0)
 
     def save(self, path: str | Path) -> Path:
         """Write the run file of this run and of all others of its tree; `colorlab.open` reads it back bit for bit.

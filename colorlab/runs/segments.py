@@ -10,7 +10,7 @@ import torch
 from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError, StateError
 from colorlab.methods.base import Method, Prepared
-from colorlab.networks.environment import environment_of
+from colorlab.networks.environment import Environment, environment_of
 from colorlab.networks.patching import Patch, patched
 from colorlab.runs.cost import CostMeter
 from colorlab.runs.edits import Edit, EditCall, check_edits, entering_latents, step_patches
@@ -48,6 +48,7 @@ class Segment:
         settings: how to sample.
         prepared: the conditioning, encoded.
         edits: applied in this order around every prediction.
+        environment: in which the conditioning was encoded, by that of the autoencoder; None where nobody took note.
     """
 
     first_step: int
@@ -55,6 +56,7 @@ class Segment:
     settings: Settings
     prepared: Prepared
     edits: tuple[Edit, ...] = ()
+    environment: Environment | None = None
 
 
 def timesteps_of(method: Method, settings: Settings) -> torch.Tensor:
@@ -153,11 +155,12 @@ def make_segment(
         StateError: an edit needs what is not there yet.
     """
     with meter.measure("prepare"), torch.no_grad():
+        environment = environment_of(method.vae)
         prepared = method.prepare(conditioning, settings)
         steps = timesteps_of(method, settings).tolist()
         check_edits(edits, EditCall.of(method, conditioning, settings, prepared, first_step, timesteps=steps), tree)
     method.warn(prepared.notes)
-    return Segment(first_step, conditioning, settings, prepared, tuple(edits))
+    return Segment(first_step, conditioning, settings, prepared, tuple(edits), environment)
 
 
 def check_continues(method: Method, step: int, old: Segment, new: Segment) -> None:

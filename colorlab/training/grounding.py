@@ -30,12 +30,12 @@ class CrossAttentionReader:
     """Reads queries and keys of the finer cross-attention layers, with their gradients, while it is entered.
 
     Args:
-        unet: the network, possibly wrapped for parallel training.
+        unet: the network, possibly compiled.
         latent_shape: (B, C, h, w) of its input.
     """
 
     def __init__(self, unet: nn.Module, latent_shape: Sequence[int]) -> None:
-        bare = uncompiled(getattr(unet, "module", unet))
+        bare = uncompiled(unet)
         sites = [site for site in find_sites(bare, latent_shape, kind="attn2") if min(site.grid) >= MIN_CELLS]
         self.layers: list[tuple[Site, Any]] = [(site, bare.get_submodule(site.path)) for site in sites]
         self._read: dict[tuple[str, str], torch.Tensor] = {}
