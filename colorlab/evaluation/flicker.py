@@ -10,10 +10,10 @@ is the input's own. Three ways of coloring a clip are compared, and the clips th
 | own seeds | is colored by itself, each from noise of its own |
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import count, islice, pairwise
 
 import numpy as np
 import torch
@@ -75,8 +75,7 @@ def evaluate_flicker(color: ColorClip, num_clips: int, *, num_frames: int = 8, s
         raise RangeError(f"{num_clips} clips of {num_frames} frames are asked for; expected at least 1 of at least 2.")
     found: dict[str, list[_Measured]] = {way: [] for way in ("truth", *WAYS)}
     with tqdm(total=num_clips * len(WAYS), desc="clips", unit="clip", leave=False, disable=None) as bar:
-        for seed in range(_FIRST_SEED, _FIRST_SEED + num_clips):
-            clip = moving_clip(seed, num_frames, size_px=size_px)
+        for clip in islice(_held_out_clips(num_frames, size_px), num_clips):
             found["truth"].append(_measure(clip, [frame.image for frame in clip]))
             grays, prompt = [_gray(frame) for frame in clip], caption(clip[0], "complete", seed=0)
             for way in WAYS:
@@ -96,6 +95,14 @@ def color_clip(
         seeded = [settings.replace(seed=settings.seed + index) for index in range(len(grays))]
         return [frame.image for gray, own in zip(grays, seeded, strict=True) for frame in video([gray], settings=own)]
     return [frame.image for frame in video(grays, settings=settings)]
+
+
+def _held_out_clips(num_frames: int, size_px: int) -> Iterator[list[Scene]]:
+    """Yield clips from seeds no recipe trains on, always the same ones, without those that stand still."""
+    for seed in count(_FIRST_SEED):
+        clip = moving_clip(seed, num_frames, size_px=size_px)
+        if clip[0].plan != clip[-1].plan:
+            yield clip
 
 
 def _measure(clip: Sequence[Scene], images: Sequence[np.ndarray]) -> _Measured:
