@@ -24,7 +24,7 @@ from colorlab.settings import Settings, Value
 from colorlab.strokes import Strokes
 from colorlab_widgets.worker import Worker
 
-__all__ = ["LOOK", "LOOK_AHEAD", "RUN", "ViewModel", "as_shown"]
+__all__ = ["LOOK", "LOOK_AHEAD", "RUN", "ViewModel", "as_shown", "in_words"]
 
 RUN = "run"
 """The kind of job that samples; `ViewModel.is_running` tells whether there is one."""
