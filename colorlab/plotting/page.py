@@ -1,6 +1,7 @@
 """A run as one self-contained page: a slider over its steps and the maps of its words, without a kernel."""
 
 import base64
+import contextlib
 import io
 import json
 import re
@@ -15,8 +16,9 @@ from PIL import Image
 
 from colorlab import __version__
 from colorlab.atomic import atomic_file
-from colorlab.errors import ColorlabError, StateError
+from colorlab.errors import ColorlabError, RangeError, StateError
 from colorlab.exhibits import Exhibit
+from colorlab.inspection.places import word_tokens
 from colorlab.plotting.figures import value_range
 from colorlab.runs.run import Run
 
@@ -82,12 +84,20 @@ def write_page(run: Run, path: Path, *, max_bytes: int = _MAX_BYTES) -> Path:
 
 
 def _words(run: Run) -> list[tuple[str, int]]:
-    """Return the words of the prompt with their occurrence; none where the model reads none."""
+    """Return the words of the prompt that the model reads, with their occurrence; none where it reads none."""
     if "tokenizer" not in run.method.components:
         return []
-    found = re.findall(r"\w+", run.conditioning.prompt)[:_MAX_WORDS]
+    text = run.conditioning.prompt
+    found = re.findall(r"\w+", text)[:_MAX_WORDS]
     lower = [word.lower() for word in found]
-    return [(word, lower[:index].count(lower[index])) for index, word in enumerate(found)]
+    words: list[tuple[str, int]] = []
+    for index, word in enumerate(found):
+        occurrence = lower[:index].count(lower[index])
+        # Beyond the length of the model there is nothing to show, and the user was told so.
+        with contextlib.suppress(RangeError):
+            if word_tokens(run.method, text, word, occurrence):
+                words.append((word, occurrence))
+    return words
 
 
 def _ask(run: Run, step: int, word: str, occurrence: int) -> Exhibit:

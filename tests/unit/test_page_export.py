@@ -44,7 +44,7 @@ def test_the_page_asks_for_nothing_outside(colorizer, picture, tmp_path):
     run = colorizer.start(picture, prompt="a red disc").finish(progress=False)
     text = run.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", text)
-    assert "%%" not in text
+    assert "%%" not in text, "a place of the template was left empty"
 
 
 def test_pictures_are_made_smaller_until_the_page_fits(colorizer, tmp_path):
@@ -58,10 +58,10 @@ def test_pictures_are_made_smaller_until_the_page_fits(colorizer, tmp_path):
 
 
 def test_words_of_the_user_can_not_break_out(colorizer, picture, tmp_path):
-    run = colorizer.start(picture, prompt="</script><script>alert(1)</script> $title").finish(progress=False)
+    run = colorizer.start(picture, prompt="</script><script>alert(1)</script> %%title").finish(progress=False)
     path = run.to_html(tmp_path / "page.html")
     assert "<script>alert" not in path.read_text(encoding="utf-8")
-    assert data_of(path)["words"][0] == "script"
+    assert data_of(path)["words"] == ["script"], "what lies beyond the tokens that it reads has no map"
 
 
 def test_what_can_not_be_written_is_said(colorizer, picture, tmp_path):
