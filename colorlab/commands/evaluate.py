@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from colorlab.evaluation.batches import colorize_all
 from colorlab.evaluation.clip import evaluate_clip
 from colorlab.evaluation.costs import evaluate_costs
 from colorlab.evaluation.exemplars import evaluate_exemplars
+from colorlab.evaluation.flicker import color_clip, evaluate_flicker
 from colorlab.evaluation.instances import evaluate_instances
 from colorlab.evaluation.local_edits import evaluate_edits
 from colorlab.evaluation.mask_quality import evaluate_masks
@@ -28,6 +30,7 @@ from colorlab.evaluation.report import Report
 from colorlab.evaluation.scenes import evaluate_scenes
 from colorlab.evaluation.solver_speed import evaluate_solvers
 from colorlab.evaluation.strokes import evaluate_strokes
+from colorlab.mechanisms.instance_guidance import InstanceGuidance
 from colorlab.segmentation import AttentionSegmenter
 from colorlab.settings import Settings
 
@@ -39,6 +42,7 @@ def evaluate_model(
     model: str,
     *,
     num_scenes: int | None,
+    num_clips: int | None,
     images: Path | None,
     limit: int | None,
     protocol: str,
@@ -54,6 +58,7 @@ def evaluate_model(
         model: name or folder of the model.
         num_scenes: held-out scenes to measure on; None leaves them out. Models that read strokes are measured by
             strokes, local edits and exemplars, others by words.
+        num_clips: held-out moving clips to measure flicker on; None leaves them out.
         images: folder of photographs to measure on; None leaves them out.
         protocol: one of `PROTOCOLS`, what is measured on scenes.
         limit: use only the first photographs.
@@ -68,8 +73,8 @@ def evaluate_model(
     """
     if protocol not in PROTOCOLS:
         raise BadUsageError(f'--protocol is "{protocol}"; expected one of {", ".join(PROTOCOLS)}.')
-    if num_scenes is None and images is None:
-        raise BadUsageError("Nothing to measure on; add --scenes N, or --images DIR, or both.")
+    if num_scenes is None and num_clips is None and images is None:
+        raise BadUsageError("Nothing to measure on; add --scenes N, --clips N or --images DIR.")
     with as_bad_usage():
         given = {name: value for name, value in settings.items() if value is not None}
         Settings(**given)
@@ -84,7 +89,7 @@ def evaluate_model(
         table, text = report.to_table(), report.to_json()
     else:
         table, text = _evaluate_colorizer(
-            load_colorizer(model, device=device), num_scenes, protocol, photographs, given, uses_labels
+            load_colorizer(model, device=device), num_scenes, num_clips, protocol, photographs, given, uses_labels
         )
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
@@ -94,6 +99,7 @@ def evaluate_model(
 def _evaluate_colorizer(
     colorizer: Colorizer,
     num_scenes: int | None,
+    num_clips: int | None,
     protocol: str,
     photographs: Sequence[Photograph],
     given: dict[str, Any],
@@ -112,6 +118,8 @@ def _evaluate_colorizer(
         reports += _painted_reports(colorizer, in_force, num_scenes)
     elif num_scenes is not None:
         reports.append(evaluate_scenes(colorize, num_scenes))
+    if num_clips is not None:
+        reports.append(evaluate_flicker(partial(color_clip, colorizer, in_force), num_clips))
     if photographs:
         reports.append(evaluate_photographs(colorize, photographs, uses_labels=uses_labels))
         components = colorizer.method.components
@@ -127,7 +135,7 @@ def _masked_report(colorizer: Colorizer, settings: Settings, num_scenes: int, pr
     Raises:
         BadUsageError: it reads none.
     """
-    if "masks" not in colorizer.method.fields_read() or "prompt" not in colorizer.method.fields_read():
+    if InstanceGuidance.name not in [mechanism.name for mechanism in colorizer.method.mechanisms]:
         raise BadUsageError(f"{colorizer.name} reads no masks of instances, which --protocol {protocol} is about.")
     if protocol == "masks":
         return evaluate_masks(AttentionSegmenter(colorizer.method), num_scenes)
