@@ -121,7 +121,7 @@ def _edit_rows(
     before = colorize([_conditioning(one, is_edited=False) for one in scenes], settings, "before the edits")
     after = colorize([_conditioning(one, is_edited=True) for one in scenes], settings, f"{mode} edits")
     follows = [_has_wanted(image, one) for image, one in zip(after, scenes, strict=True)]
-    outside = [_change_outside(*images, one) for *images, one in zip(before, after, scenes, strict=True)]
+    outside = [_change_outside(old, new, one) for old, new, one in zip(before, after, scenes, strict=True)]
     aucs = [_auc(method, settings, one) for one in scenes]
     return [
         proportion(

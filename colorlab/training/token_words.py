@@ -98,7 +98,7 @@ def token_map_of(
 
 @torch.no_grad()
 def measure_similarity(
-    encoder: torch.nn.Module, phrases: Mapping[tuple[str, str], torch.Tensor], *, num_scenes: int = 40
+    encoder: torch.nn.Module, phrases: Mapping[tuple[str, str], torch.Tensor], *, num_scenes: int = 12
 ) -> tuple[Polarity, float, float]:
     """Measure on training scenes what the similarity of a patch with a phrase says, against exact masks.
 
