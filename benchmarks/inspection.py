@@ -160,10 +160,11 @@ class Stopwatch:
 @torch.no_grad()
 def plain_loop(run: Run, scheduler: Any) -> torch.Tensor:
     """Sample what a run samples, with nothing but diffusers; the run has its encodings, and gives state 0."""
-    unet, settings = run.method.unet, run.settings
+    method, settings = run.method, run.settings
+    unet = method.unet
     scheduler.set_timesteps(settings.num_inference_steps)
     extra, hidden = plain_inputs(run)
-    latents = run.states[0].latents * scheduler.init_noise_sigma
+    latents = run.states[0].latents.to(method.device, method.dtype) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         batch = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
         if extra is not None:
@@ -172,6 +173,16 @@ def plain_loop(run: Run, scheduler: Any) -> torch.Tensor:
         noise_pred = uncond + settings.guidance_scale * (cond - uncond)
         latents = scheduler.step(noise_pred, timestep, latents).prev_sample
     return latents
+
+
+@torch.no_grad()
+def plain_call(run: Run, step: int) -> None:
+    """Call the UNet once with guidance, as a run did at a step."""
+    method, (extra, hidden) = run.method, plain_inputs(run)
+    latents = run.states[step].latents.to(method.device, method.dtype)
+    batch = torch.cat([latents, latents])
+    batch = batch if extra is None else torch.cat([batch, extra], dim=1)
+    method.unet(batch, run.records[step].timestep, encoder_hidden_states=hidden)
 
 
 def plain_inputs(run: Run) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -235,19 +246,12 @@ def attention_map_bytes(unet: Mapping[str, Any], side: int, num_tokens: int) -> 
 
 def query_rows(what: str, run: Run, pairs: int, watch: Stopwatch) -> list[Row]:
     """Compare the first query of a step with one call of the UNet, and time the queries after it."""
-    shelf, (extra, hidden) = shelf_of(run.method), plain_inputs(run)
-
-    @torch.no_grad()
-    def call(step: int) -> None:
-        latents = run.states[step].latents
-        batch = torch.cat([latents, latents])
-        batch = batch if extra is None else torch.cat([batch, extra], dim=1)
-        run.method.unet(batch, run.records[step].timestep, encoder_hidden_states=hidden)
+    shelf = shelf_of(run.method)
 
     def first(number: int) -> Pair:
         step = number % run.num_steps
         shelf.clear()
-        return lambda: run.attention(step, word="red"), lambda: call(step)
+        return lambda: run.attention(step, word="red"), lambda: plain_call(run, step)
 
     shelf.clear()
     run.attention(0, word="red")

@@ -273,7 +273,9 @@ def test_groups_of_exemplar_patches_are_sources():
 
 @pytest.mark.parametrize("grid", [(0, 2), (5, 1), 2, (1.5, 1), "ab"])
 def test_groups_that_are_finer_than_patches_are_told(grid):
-    run = tiny_colorizer(tiny_ctrlcolor()).start(tiny_picture(), exemplar=np.eye(3)[np.arange(8)[:, None] % 3 + [0] * 8])
+    run = tiny_colorizer(tiny_ctrlcolor()).start(
+        tiny_picture(), exemplar=np.eye(3)[np.arange(8)[:, None] % 3 + [0] * 8]
+    )
     with pytest.raises(RangeError, match=r"exemplar_grid is .* of 1 to 4 patches each"):
         find_exemplar(run, grid=grid)
     assert find_exemplar(tiny_colorizer().start(tiny_picture())) is None
