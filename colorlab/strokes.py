@@ -12,10 +12,11 @@ import torch
 from colorlab.errors import RangeError
 from colorlab.shapes import check_range
 
-__all__ = ["Stroke", "Strokes"]
+__all__ = ["MIN_RADIUS_PX", "Stroke", "Strokes"]
 
-# Half the diagonal of a pixel: with it the pixel under each point, and a path without gaps between points, is covered.
-_MIN_RADIUS_PX = math.sqrt(0.5)
+MIN_RADIUS_PX = math.sqrt(0.5)
+"""Half the diagonal of a pixel: a brush that is painted with at least this covers the pixel under each point, without
+gaps between points."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def _painted_pixels(stroke: Stroke, height: int, width: int) -> tuple[tuple[slic
         The rows and columns around the stroke, and which pixels within them are covered: thousands of small strokes on
         a large picture cost no more than their pixels.
     """
-    radius = max(stroke.radius_px, _MIN_RADIUS_PX)
+    radius = max(stroke.radius_px, MIN_RADIUS_PX)
     points = np.array(stroke.points, dtype=np.float64)
     first_row, first_column, rows, columns = _box(points.min(axis=0), points.max(axis=0), radius, height, width)
     painted = np.zeros((rows, columns), dtype=bool)

@@ -70,10 +70,10 @@ def timesteps_of(method: Method, settings: Settings) -> torch.Tensor:
 
 
 def initial_state(method: Method, segment: Segment, *, sample_index: int = 0) -> State:
-    """Return the state a run starts from: pure noise, a function of the seed and the sample alone."""
-    shape = (1, *segment.prepared.latent_shape)
+    """Return the state a run starts from: noise of the seed and the sample alone, and what the method makes of it."""
+    noise = initial_noise(segment.settings.seed, sample_index, (1, *segment.prepared.latent_shape))
     return first_state(
-        initial_noise(segment.settings.seed, sample_index, shape),
+        method.start_noise(segment.prepared, noise, segment.settings),
         schedule=method.schedule,
         timesteps=timesteps_of(method, segment.settings),
     )

@@ -67,6 +67,14 @@ def scene_corpus(count: int, cache: Path) -> SceneCorpus:
     )
 
 
+def corpus_scene(index: int) -> Scene:
+    """Make the scene of the corpus with this index.
+
+    A quarter of them may hold several objects of one kind: the hardest case for naming colors.
+    """
+    return make_scene(TRAIN_SEEDS[index], distinct_kinds=index % 4 != 0)
+
+
 def patch_map(scene: Scene, patch_px: int = PATCH_PX) -> npt.NDArray[np.int8]:
     """Tell what covers most of each patch of a scene.
 
@@ -100,8 +108,7 @@ def _draw(count: int, folder: Path) -> None:
     patches = np.zeros((count, 128 // PATCH_PX, 128 // PATCH_PX), np.int8)
     facts = []
     for index in tqdm(range(count), desc="drawing scenes", mininterval=10):
-        # A quarter of the scenes may hold several objects of one kind: the hardest case for naming colors.
-        scene = make_scene(TRAIN_SEEDS[index], distinct_kinds=index % 4 != 0)
+        scene = corpus_scene(index)
         images[index] = scene.image
         patches[index] = patch_map(scene)
         facts.append(

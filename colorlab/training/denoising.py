@@ -147,17 +147,14 @@ class DenoisingRecipe(ABC):
         latents = torch.from_numpy(self.encoded.latents[indices]).float().to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         total = self.schedule.num_train_timesteps
-        # Density 2 t / T: the inverse of its distribution function is the square root.
-        drawn = torch.rand(batch_size, generator=generator).sqrt() * total
-        timesteps = drawn.long().clamp(max=total - 1).to(device)
+        timesteps = draw_timesteps(batch_size, total, generator).to(device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         token_ids = self.text.token_ids(self.encoded.captions(indices, generator))
         words = self.text.encode(token_ids)
         with CrossAttentionReader(module, noisy.shape) as reader:
             predicted = module(self.network_input(noisy, indices), timesteps, encoder_hidden_states=words).sample
-        weights = 1 + (OBJECT_WEIGHT - 1) * self.encoded.object_cells(indices).to(device)
         squared = (predicted - self.schedule.training_target(latents, noise, timesteps)).square()
-        loss = (weights * squared).mean() / weights.mean()
+        loss = object_weighted_mean(squared, self.encoded.object_cells(indices).to(device))
         early = timesteps > total // 2
         numbers = {"mse": float(squared.detach().mean()), "mse_early": float(squared.detach()[early].mean())}
         if self.grounding_weight:
@@ -185,6 +182,18 @@ class DenoisingRecipe(ABC):
         first = torch.randint(0, photographs, (number,), generator=generator)
         second = torch.randint(0, scenes, (batch_size - number,), generator=generator) + photographs
         return torch.cat([first, second]).tolist()
+
+
+def draw_timesteps(count: int, num_train_timesteps: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw (B,) timesteps with density 2 t / T: the inverse of its distribution function is the square root."""
+    drawn = torch.rand(count, generator=generator).sqrt() * num_train_timesteps
+    return drawn.long().clamp(max=num_train_timesteps - 1)
+
+
+def object_weighted_mean(values: torch.Tensor, object_cells: torch.Tensor) -> torch.Tensor:
+    """Average (B, C, h, w) with `OBJECT_WEIGHT` for the cells (B, 1, h, w) that show an object."""
+    weights = 1 + (OBJECT_WEIGHT - 1) * object_cells
+    return (weights * values).mean() / weights.mean()
 
 
 def export_model(

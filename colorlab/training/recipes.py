@@ -12,11 +12,15 @@
 | `prior` | vae, clip | `family/prior` |
 | `lcad-luminance` | vae | `family/luminance` |
 | `lcad` | vae, clip, prior, luminance | `family/lcad` |
+| `colorizediffusion-sketch` | vae, luminance, lcad | `family/sketch` |
+| `colorizediffusion` | vae, clip, lcad, sketch | `family/colorizediffusion`, reads patches |
+| `colorizediffusion-cls` | vae, clip, lcad, sketch | `family/colorizediffusion-cls`, reads the class token |
 """
 
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +30,33 @@ from colorlab.data import data_folder
 from colorlab.errors import StateError, WeightsError
 from colorlab.methods.components import load_component
 from colorlab.methods.folder import read_index, write_index
-from colorlab.networks.libraries import AutoencoderKL, CLIPModel, CLIPTokenizer
+from colorlab.networks.exemplar_projection import ExemplarProjection, Reads
+from colorlab.networks.libraries import AutoencoderKL, CLIPModel, CLIPTokenizer, UNet2DConditionModel
 from colorlab.sampling.schedules import NoiseSchedule
 from colorlab.training.captions import vocabulary
 from colorlab.training.clip import ClipRecipe, Frozen
+from colorlab.training.colorizediffusion import ColorizeDiffusionRecipe, SketchRecipe, Strategies
 from colorlab.training.denoising import DenoisingRecipe, FrozenText
+from colorlab.training.exemplars import ExemplarKind, SketchedPictures, sketch_pictures
 from colorlab.training.latents import encode_pictures, weights_key
 from colorlab.training.lcad import LcadRecipe, LuminanceRecipe
 from colorlab.training.loop import Plan, Recipe, export_checkpoint, train
 from colorlab.training.photos import photographs_key
 from colorlab.training.pixels import Pictures
 from colorlab.training.prior import PriorRecipe
+from colorlab.training.sketched_unet import SketchedUnet
+from colorlab.training.token_words import measure_similarity, phrase_vectors, token_map_of
 from colorlab.training.tokenizer import train_tokenizer
 from colorlab.training.vae import VaeRecipe
 
 NUM_SCENES = 24_000
 """Size of the scene corpus."""
+
+NUM_SKETCHED_SCENES, NUM_SKETCHED_PHOTOGRAPHS = 5_000, 2_000
+"""Pictures that ColorizeDiffusion trains on: tokens of exemplars are 66 KB each."""
+
+DEFAULT_STRATEGIES = Strategies()
+"""What the shipped ColorizeDiffusion does against the distribution problem."""
 
 PLANS: dict[str, Plan] = {
     "vae": Plan(steps=3_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
@@ -51,6 +66,9 @@ PLANS: dict[str, Plan] = {
     "prior": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
     "lcad-luminance": Plan(steps=2_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
     "lcad": Plan(steps=8_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
+    "colorizediffusion-sketch": Plan(steps=2_000, batch_size=32, learning_rate=2e-3, ema_decay=0.99),
+    "colorizediffusion": Plan(steps=8_000, batch_size=16, learning_rate=4e-4, ema_decay=0.998),
+    "colorizediffusion-cls": Plan(steps=8_000, batch_size=16, learning_rate=4e-4, ema_decay=0.998),
 }
 """How long each recipe trains unless told otherwise; what the shipped weights got is in their model cards."""
 
@@ -65,6 +83,9 @@ MEMBERS = {
     "prior": "prior",
     "lcad-luminance": "luminance",
     "lcad": "lcad",
+    "colorizediffusion-sketch": "sketch",
+    "colorizediffusion": "colorizediffusion",
+    "colorizediffusion-cls": "colorizediffusion-cls",
 }
 """Folder of `family` that each recipe makes."""
 
@@ -109,10 +130,7 @@ def run_recipe(
     recipe = _BUILDERS[name](pictures, out, cache, torch.device(device))
     member = out / "family" / MEMBERS[name]
     if warm_start:
-        if not isinstance(recipe, DenoisingRecipe):
-            raise StateError(f"{name} is no UNet, so it can not start warm; leave warm_start (--warm-start) out.")
-        folder = _member(out, MEMBERS[name]) / "unet"
-        recipe.start = load_component("unet", folder, device=torch.device(device), dtype=torch.float32)
+        _start_warm(recipe, name, out, torch.device(device))
     if export_only:
         export_checkpoint(recipe, plan, out / name, member)
     else:
@@ -120,6 +138,16 @@ def run_recipe(
     if name == "clip-vision":
         refresh_indexes(member.parent)
     return member
+
+
+def _start_warm(recipe: Recipe, name: str, out: Path, device: torch.device) -> None:
+    """Let a recipe go on from the member that is there already."""
+    if not isinstance(recipe, DenoisingRecipe | ColorizeDiffusionRecipe):
+        raise StateError(f"{name} is no UNet, so it can not start warm; leave warm_start (--warm-start) out.")
+    folder = _member(out, MEMBERS[name])
+    names = ["unet"] if isinstance(recipe, DenoisingRecipe) else ["unet", "sketch_encoder", "exemplar_projection"]
+    parts = [load_component(part, folder / part, device=device, dtype=torch.float32) for part in names]
+    recipe.start = parts[0] if isinstance(recipe, DenoisingRecipe) else SketchedUnet(*parts)
 
 
 def refresh_indexes(family: Path) -> None:
@@ -201,6 +229,78 @@ def _build_lcad(pictures: Pictures, out: Path, cache: Path, device: torch.device
     return LcadRecipe(encoded, text, _schedule(), prior=prior, luminance_encoder=encoder)
 
 
+def _lcad_unet(out: Path, device: torch.device) -> UNet2DConditionModel:
+    """Load the trained L-CAD's UNet, which others begin from."""
+    unet: UNet2DConditionModel = load_component(
+        "unet", _member(out, "lcad") / "unet", device=device, dtype=torch.float32
+    )
+    return unet
+
+
+def _sketched(
+    pictures: Pictures, out: Path, cache: Path, device: torch.device, exemplar: ExemplarKind
+) -> SketchedPictures:
+    """Draw sketches and encode exemplars of a part of the corpus."""
+    folder = _member(out, "clip")
+    encoder = load_component("projected_image_encoder", folder, device=device, dtype=torch.float32)
+    return sketch_pictures(
+        pictures,
+        encoder.requires_grad_(False).eval(),
+        cache,
+        key=weights_key(*folder.glob("*.safetensors")),
+        exemplar=exemplar,
+        num_photographs=NUM_SKETCHED_PHOTOGRAPHS,
+        num_scenes=NUM_SKETCHED_SCENES,
+    )
+
+
+def _build_sketch(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    luminance = _member(out, "luminance", "lcad/luminance_encoder")
+    encoder: Any = load_component("luminance_encoder", luminance, device=device, dtype=torch.float32)
+    named = (encoder.requires_grad_(False).eval(), weights_key(*luminance.glob("*.safetensors")))
+    key = weights_key(*_member(out, "vae").glob("*.safetensors"))
+    encoded = encode_pictures(pictures, _vae(out, device), cache, key=key, luminance=named)
+    return SketchRecipe(encoded, _sketched(pictures, out, cache, device, "arranged"), _lcad_unet(out, device))
+
+
+def _build_colorizediffusion(
+    pictures: Pictures,
+    out: Path,
+    cache: Path,
+    device: torch.device,
+    *,
+    reads: Reads = "local",
+    strategies: Strategies = DEFAULT_STRATEGIES,
+) -> ColorizeDiffusionRecipe:
+    folder = _member(out, "clip")
+    clip = {
+        name: load_component(name, folder, device=device, dtype=torch.float32).requires_grad_(False).eval()
+        for name in ("projected_image_encoder", "projected_text_encoder")
+    }
+    text = FrozenText.load(folder, device)
+    phrases = phrase_vectors(text.tokenizer, clip["projected_text_encoder"])
+    polarity, _, present = measure_similarity(clip["projected_image_encoder"], phrases)
+    sketched = _sketched(pictures, out, cache, device, strategies.exemplar)
+    key = weights_key(*_member(out, "vae").glob("*.safetensors"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        projection = ExemplarProjection(
+            reads=reads, width=sketched.tokens.shape[-1], polarity=polarity, present_similarity=round(present, 3)
+        )
+    sketch_folder = _member(out, "sketch", "colorizediffusion/sketch_encoder")
+    return ColorizeDiffusionRecipe(
+        encode_pictures(pictures, _vae(out, device), cache, key=key),
+        sketched,
+        _schedule(),
+        unet=_lcad_unet(out, device),
+        sketch_encoder=load_component("sketch_encoder", sketch_folder, device=device, dtype=torch.float32),
+        projection=projection,
+        phrases=phrases,
+        token_map=token_map_of(sketched, pictures.scenes, len(pictures.photographs), text, phrases),
+        strategies=strategies,
+    )
+
+
 _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "vae": _build_vae,
     "clip": _build_clip,
@@ -209,4 +309,7 @@ _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "prior": _build_prior,
     "lcad-luminance": _build_luminance,
     "lcad": _build_lcad,
+    "colorizediffusion-sketch": _build_sketch,
+    "colorizediffusion": _build_colorizediffusion,
+    "colorizediffusion-cls": partial(_build_colorizediffusion, reads="global"),
 }

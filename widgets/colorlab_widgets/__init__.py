@@ -4,6 +4,7 @@ from colorlab_widgets.attention_explorer import AttentionExplorer
 from colorlab_widgets.branch_tree import BranchTree
 from colorlab_widgets.compare_view import CompareView
 from colorlab_widgets.mechanism_panel import MechanismPanel
+from colorlab_widgets.painter.widget import StrokePainter
 from colorlab_widgets.provenance_view import ProvenanceView
 from colorlab_widgets.step_player import StepPlayer
 from colorlab_widgets.studio import Studio
@@ -17,6 +18,7 @@ __all__ = [
     "MechanismPanel",
     "ProvenanceView",
     "StepPlayer",
+    "StrokePainter",
     "Studio",
     "TrajectoryView",
     "ViewModel",

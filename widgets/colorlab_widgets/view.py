@@ -8,7 +8,7 @@ import traitlets
 
 from colorlab_widgets.view_model import ViewModel
 
-__all__ = ["View", "button", "caption", "heading", "row"]
+__all__ = ["View", "button", "caption", "family", "heading", "row"]
 
 
 class View(ipywidgets.VBox):
@@ -69,7 +69,7 @@ class View(ipywidgets.VBox):
         for link in self._links:
             link.unlink()
         self._links.clear()
-        for widget in _family(self):
+        for widget in family(self):
             widget.unobserve_all()
             for part in (getattr(widget, "layout", None), getattr(widget, "style", None)):
                 if isinstance(part, ipywidgets.Widget):
@@ -79,9 +79,9 @@ class View(ipywidgets.VBox):
         super().close()
 
 
-def _family(widget: Any) -> list[Any]:
+def family(widget: Any) -> list[Any]:
     """Return a widget and everything below it, each once, children first."""
-    below = [part for child in getattr(widget, "children", ()) for part in _family(child)]
+    below = [part for child in getattr(widget, "children", ()) for part in family(child)]
     return [*dict.fromkeys(below), widget]
 
 

@@ -24,7 +24,7 @@ from colorlab.settings import Settings, Value
 from colorlab.strokes import Strokes
 from colorlab_widgets.worker import Worker
 
-__all__ = ["LOOK", "LOOK_AHEAD", "RUN", "ViewModel"]
+__all__ = ["LOOK", "LOOK_AHEAD", "RUN", "ViewModel", "as_shown", "in_words"]
 
 RUN = "run"
 """The kind of job that samples; `ViewModel.is_running` tells whether there is one."""
@@ -91,7 +91,7 @@ class ViewModel(traitlets.HasTraits):
             conditioning=conditioning,
             settings=settings or colorizer.settings,
             tree=Tree(),
-            picture=_as_shown(conditioning),
+            picture=as_shown(conditioning),
         )
         self.colorizer = colorizer
         # One entry for each step that was asked for and not taken.
@@ -243,7 +243,7 @@ class ViewModel(traitlets.HasTraits):
                 if left:
                     self.go_to(left[-1])
                 else:
-                    self.run, self.picture, self.step, self.steps_taken = None, _as_shown(self.conditioning), -1, 0
+                    self.run, self.picture, self.step, self.steps_taken = None, as_shown(self.conditioning), -1, 0
 
     def ask(
         self,
@@ -334,7 +334,7 @@ class ViewModel(traitlets.HasTraits):
         if picture is not None and picture is not self.picture:
             self.picture = picture
         elif step < 0 and with_picture:
-            self.picture = _as_shown(run.conditioning)
+            self.picture = as_shown(run.conditioning)
         self.tree_version += 1
 
     def _note_work(self) -> None:
@@ -369,7 +369,7 @@ def in_words(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {text}" if text else type(problem).__name__
 
 
-def _as_shown(conditioning: Conditioning) -> np.ndarray:
+def as_shown(conditioning: Conditioning) -> np.ndarray:
     """Return the picture to color as (H, W, 3) uint8; a white one where there is none."""
     source = next(
         (part for part in (conditioning.gray, conditioning.base_image, conditioning.sketch) if part is not None), None
