@@ -204,12 +204,13 @@ def _reduce(moment: PastCall, reading: Reading, question: Question, max_bytes: i
         return found.get("rows")[:, 0]
     weights = question.weights(site, k.shape[1])
     if question.reads_words:
-        if len(weights) > k.shape[1]:
+        num_more = as_step(moment, "a word").reader.num_more_tokens
+        if len(weights) + num_more != k.shape[1]:
             raise StateError(
-                f"{site.path!r} reads {k.shape[1]} tokens and the text has {len(weights)}: it does not read the prompt."
+                f"{site.path!r} reads {k.shape[1]} tokens, but the text has {len(weights)}: it does not read the "
+                "prompt."
             )
-        # Tokens that are no words, of an exemplar for instance, stand behind those of the text.
-        weights = functional.pad(weights, (0, k.shape[1] - len(weights)))
+        weights = functional.pad(weights, (0, num_more))
     if question.extra_tokens is not None:
         k = torch.cat([k, _extra_keys(moment, site, question.extra_tokens).to(k)], dim=1)
         weights = torch.cat([torch.zeros_like(weights), torch.ones(len(question.extra_tokens))])
