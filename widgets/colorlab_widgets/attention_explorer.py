@@ -60,7 +60,7 @@ class AttentionExplorer(View):
         self.follow(("conditioning",), self._show_words)
         self.follow(("run",), self._show_choices)
         self.follow(("picture",), lambda: self.picture.show(model.picture), only_shown=True)
-        self.follow(("pixel", "region", "word", "occurrence"), self._show_selection)
+        self.follow(("pixel", "region", "word", "occurrence", "conditioning"), self._show_selection)
         self.follow(("run", "step", "is_running"), self._ask_at_rest, only_shown=True)
         self.follow(
             ("pixel", "region", "word", "occurrence", "site", "head", "guidance_pass", "direction"),
