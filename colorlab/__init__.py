@@ -109,6 +109,7 @@ _MODULES = (
     "networks",
     "plotting",
     "sampling",
+    "segmentation",
     "training",
     "video",
 )

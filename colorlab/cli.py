@@ -149,13 +149,29 @@ def train(
         bool, typer.Option("--warm-start", help="Begin a UNet with the weights in OUT or the shipped ones.")
     ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; the recipe's own if not given.")] = None,
+    caption_dropout: Annotated[
+        float | None, typer.Option(min=0.0, max=0.99, help="Share of pictures a UNet sees without words.")
+    ] = None,
+    curriculum: Annotated[
+        bool, typer.Option("--curriculum", help="Begin with complete captions; partial and scarce ones come later.")
+    ] = False,
 ) -> None:
     """Train a network by its recipe; can be stopped and resumed."""
     from colorlab.commands.devices import check_device
     from colorlab.commands.train import train_member
 
     place = check_device(device)
-    train_member(recipe, data, out, device=place, resume=resume, warm_start=warm_start, steps=steps)
+    train_member(
+        recipe,
+        data,
+        out,
+        device=place,
+        resume=resume,
+        warm_start=warm_start,
+        steps=steps,
+        caption_dropout=caption_dropout,
+        has_curriculum=curriculum,
+    )
 
 
 @app.command()
@@ -165,6 +181,9 @@ def evaluate(
     clips: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measure flicker on N moving clips.")] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Measure on the photographs of a folder.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first photographs.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="What to measure on scenes: words, instances, masks or solvers.")
+    ] = "words",
     words: Annotated[str, typer.Option(help="Prompt of photographs: none, or their label.")] = "none",
     steps: Steps = None,
     seed: Seed = None,
@@ -187,6 +206,7 @@ def evaluate(
         num_clips=clips,
         images=images,
         limit=limit,
+        protocol=protocol,
         settings={"num_inference_steps": steps, "seed": seed, "guidance_scale": guidance_scale, "solver": solver},
         uses_labels=words == "label",
         device=check_device(device),

@@ -36,6 +36,7 @@ LAYERS = (
     ("methods",),
     ("runs",),
     ("inspection",),
+    ("segmentation",),
     ("registry",),
     ("colorizer",),
     ("video",),
