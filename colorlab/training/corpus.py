@@ -67,6 +67,18 @@ def scene_corpus(count: int, cache: Path) -> SceneCorpus:
     )
 
 
+def corpus_scene(index: int) -> Scene:
+    """Draw one scene of the corpus anew, with all that is known of it.
+
+    Args:
+        index: in the corpus.
+
+    Returns:
+        The scene. In a quarter of the corpus several objects may be of one kind: the hardest case for naming colors.
+    """
+    return make_scene(TRAIN_SEEDS[index], distinct_kinds=index % 4 != 0)
+
+
 def patch_map(scene: Scene, patch_px: int = PATCH_PX) -> npt.NDArray[np.int8]:
     """Tell what covers most of each patch of a scene.
 
@@ -100,8 +112,7 @@ def _draw(count: int, folder: Path) -> None:
     patches = np.zeros((count, 128 // PATCH_PX, 128 // PATCH_PX), np.int8)
     facts = []
     for index in tqdm(range(count), desc="drawing scenes", mininterval=10):
-        # A quarter of the scenes may hold several objects of one kind: the hardest case for naming colors.
-        scene = make_scene(TRAIN_SEEDS[index], distinct_kinds=index % 4 != 0)
+        scene = corpus_scene(index)
         images[index] = scene.image
         patches[index] = patch_map(scene)
         facts.append(

@@ -12,6 +12,9 @@
 | `prior` | vae, clip | `family/prior` |
 | `lcad-luminance` | vae | `family/luminance` |
 | `lcad` | vae, clip, prior, luminance | `family/lcad` |
+| `ctrlcolor-lightness` | lcad, luminance | `family/ctrlcolor-lightness`: a control network to begin with |
+| `ctrlcolor-inpaint` | vae, clip, lcad | `family/ctrlcolor-inpaint`: a nine-channel UNet to begin with |
+| `ctrlcolor` | vae, clip, and the two before | `family/ctrlcolor` |
 """
 
 from collections.abc import Callable
@@ -30,8 +33,10 @@ from colorlab.networks.libraries import AutoencoderKL, CLIPModel, CLIPTokenizer
 from colorlab.sampling.schedules import NoiseSchedule
 from colorlab.training.captions import vocabulary
 from colorlab.training.clip import ClipRecipe, Frozen
+from colorlab.training.ctrlcolor import CtrlColorRecipe, InpaintRecipe, LightnessRecipe
 from colorlab.training.denoising import DenoisingRecipe, FrozenText
-from colorlab.training.latents import encode_pictures, weights_key
+from colorlab.training.encoded_hints import EncodedHints, encode_hints
+from colorlab.training.latents import EncodedPictures, encode_pictures, weights_key
 from colorlab.training.lcad import LcadRecipe, LuminanceRecipe
 from colorlab.training.loop import Plan, Recipe, export_checkpoint, train
 from colorlab.training.photos import photographs_key
@@ -51,11 +56,17 @@ PLANS: dict[str, Plan] = {
     "prior": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
     "lcad-luminance": Plan(steps=2_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
     "lcad": Plan(steps=8_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
+    "ctrlcolor-lightness": Plan(steps=600, batch_size=16, learning_rate=2e-3, warmup=20, ema_decay=0.98),
+    "ctrlcolor-inpaint": Plan(steps=600, batch_size=32, learning_rate=6e-4, ema_decay=0.995),
+    "ctrlcolor": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.998),
 }
 """How long each recipe trains unless told otherwise; what the shipped weights got is in their model cards."""
 
 VISION_PHOTOGRAPH_SHARE = 0.7
 """Share of photographs in a batch of `clip-vision`; ours: they are harder to tell from gray than scenes are."""
+
+NUM_HINTED = (1_000, 4_000)
+"""Photographs and scenes for which CtrlColor's recipes encode a hint and an exemplar."""
 
 MEMBERS = {
     "vae": "vae",
@@ -65,6 +76,9 @@ MEMBERS = {
     "prior": "prior",
     "lcad-luminance": "luminance",
     "lcad": "lcad",
+    "ctrlcolor-lightness": "ctrlcolor-lightness",
+    "ctrlcolor-inpaint": "ctrlcolor-inpaint",
+    "ctrlcolor": "ctrlcolor",
 }
 """Folder of `family` that each recipe makes."""
 
@@ -111,8 +125,7 @@ def run_recipe(
     if warm_start:
         if not isinstance(recipe, DenoisingRecipe):
             raise StateError(f"{name} is no UNet, so it can not start warm; leave warm_start (--warm-start) out.")
-        folder = _member(out, MEMBERS[name]) / "unet"
-        recipe.start = load_component("unet", folder, device=torch.device(device), dtype=torch.float32)
+        recipe.go_on_from(_member(out, MEMBERS[name]), torch.device(device))
     if export_only:
         export_checkpoint(recipe, plan, out / name, member)
     else:
@@ -201,6 +214,44 @@ def _build_lcad(pictures: Pictures, out: Path, cache: Path, device: torch.device
     return LcadRecipe(encoded, text, _schedule(), prior=prior, luminance_encoder=encoder)
 
 
+def _lcad_unet(out: Path, device: torch.device) -> Any:
+    """Load L-CAD's UNet, from which CtrlColor's networks are grown."""
+    return load_component("unet", _member(out, "lcad") / "unet", device=device, dtype=torch.float32)
+
+
+def _hinted(
+    pictures: Pictures, out: Path, cache: Path, device: torch.device
+) -> tuple[EncodedPictures, EncodedHints, FrozenText]:
+    """Encode what CtrlColor is trained on."""
+    vae_key = weights_key(*_member(out, "vae").glob("*.safetensors"))
+    clip = _member(out, "clip")
+    image_encoder: Any = load_component("image_encoder", clip, device=device, dtype=torch.float32)
+    vae = _vae(out, device)
+    hints_key = f"{vae_key}_{weights_key(*clip.glob('*.safetensors'))}"
+    image_encoder.requires_grad_(False).eval()
+    hints = encode_hints(pictures, vae, image_encoder, cache, key=hints_key, counts=NUM_HINTED)
+    return encode_pictures(pictures, vae, cache, key=vae_key), hints, FrozenText.load(clip, device)
+
+
+def _build_lightness(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    luminance = _member(out, "luminance", "lcad/luminance_encoder")
+    encoder: Any = load_component("luminance_encoder", luminance, device=device, dtype=torch.float32)
+    return LightnessRecipe(pictures, _lcad_unet(out, device), encoder.requires_grad_(False).eval())
+
+
+def _build_inpaint(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    return InpaintRecipe(*_hinted(pictures, out, cache, device), _schedule(), lcad=_lcad_unet(out, device))
+
+
+def _build_ctrlcolor(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    unet, control = (
+        load_component(kind, _member(out, f"ctrlcolor-{stage}"), device=device, dtype=torch.float32)
+        for kind, stage in (("unet", "inpaint"), ("control_network", "lightness"))
+    )
+    encoded, hints, text = _hinted(pictures, out, cache, device)
+    return CtrlColorRecipe(encoded, hints, text, _schedule(), unet=unet, control_network=control)
+
+
 _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "vae": _build_vae,
     "clip": _build_clip,
@@ -209,4 +260,7 @@ _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "prior": _build_prior,
     "lcad-luminance": _build_luminance,
     "lcad": _build_lcad,
+    "ctrlcolor-lightness": _build_lightness,
+    "ctrlcolor-inpaint": _build_inpaint,
+    "ctrlcolor": _build_ctrlcolor,
 }

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from colorlab.training.denoising import mini_unet
-from colorlab.training.grounding import CrossAttentionReader, grounding_loss, naming_tokens
+from colorlab.training.grounding import AttentionReader, grounding_loss, naming_tokens
 
 RED, CAR, HOUSE, BLUE = 7, 8, 9, 6
 # a red car and a house: car is thing 0, house is thing 1
@@ -58,7 +58,7 @@ def test_the_reader_sees_what_the_network_computes_with_gradients_and_leaves_not
     unet = mini_unet(in_channels=4, cross_attention_dim=16)
     latents, words = torch.randn(1, 4, 16, 16), torch.randn(1, IDS.shape[1], 16)
     plain = unet(latents, 5, encoder_hidden_states=words).sample
-    with CrossAttentionReader(unet, latents.shape) as reader:
+    with AttentionReader(unet, latents.shape) as reader:
         watched = unet(latents, 5, encoder_hidden_states=words).sample
     assert torch.equal(plain, watched)
     attention = reader.probabilities()
