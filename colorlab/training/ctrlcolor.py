@@ -331,15 +331,15 @@ class CtrlColorRecipe(HintedRecipe):
         indices: list[int],
     ) -> tuple[torch.Tensor, torch.Tensor | float, dict[str, float]]:
         """Ask both networks; ground words and strokes in the output blocks."""
-        bare: Any = getattr(module, "module", module)
+        networks: Any = module
         exemplars = torch.from_numpy(self.hints.exemplars[self.hints.rows(indices)]).float()
         exemplars = exemplars * self.has_exemplar(len(indices)).view(-1, 1, 1)
         words = torch.cat([self.text.encode(token_ids), exemplars.to(noisy.device)], dim=1)
         pictures = torch.stack([working_picture(self.encoded.pictures, index) for index in indices])
         lightness = control_image(pictures).to(noisy.device)
         with (
-            AttentionReader(bare.unet, noisy.shape, kind="attn2", glob="up_blocks.*") as cross,
-            AttentionReader(bare.unet, noisy.shape, kind="attn1", glob="up_blocks.*") as own,
+            AttentionReader(networks.unet, noisy.shape, kind="attn2", glob="up_blocks.*") as cross,
+            AttentionReader(networks.unet, noisy.shape, kind="attn1", glob="up_blocks.*") as own,
         ):
             predicted = module(self.network_input(noisy, indices), timesteps, words, lightness)
         patches = self.encoded.patches(indices)

@@ -31,7 +31,7 @@ class AttentionReader:
     """Reads queries and keys of the finer attention layers of one kind, with their gradients, while it is entered.
 
     Args:
-        unet: the network, possibly wrapped for parallel training.
+        unet: the network, possibly compiled.
         latent_shape: (B, C, h, w) of its input.
         kind: `attn2` for cross-attention, `attn1` for self-attention.
         glob: pattern for the layers' paths.
@@ -40,7 +40,7 @@ class AttentionReader:
     def __init__(
         self, unet: nn.Module, latent_shape: Sequence[int], *, kind: SiteKind = "attn2", glob: str = "*"
     ) -> None:
-        bare = uncompiled(getattr(unet, "module", unet))
+        bare = uncompiled(unet)
         sites = [site for site in find_sites(bare, latent_shape, kind=kind, glob=glob) if min(site.grid) >= MIN_CELLS]
         self.layers: list[tuple[Site, Any]] = [(site, bare.get_submodule(site.path)) for site in sites]
         self._read: dict[tuple[str, str], torch.Tensor] = {}

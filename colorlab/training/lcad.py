@@ -115,7 +115,7 @@ class LcadRecipe(DenoisingRecipe):
     """
 
     name = "lcad"
-    grounding_weight = 0.3
+    grounding_weight = 0.6
 
     def __init__(
         self,

@@ -118,13 +118,15 @@ def train(
         plan: how long.
         folder: gets `checkpoint.pt`, `log.csv` and `samples/`.
         member: model folder of the exported member.
-        device: "cpu" stays off an accelerator; None takes what there is.
+        device: "cpu" stays off an accelerator; "cuda:1" is one of several; None takes what there is.
         resume: go on from `checkpoint.pt`; without it an existing checkpoint is an error, so that no work is lost.
         max_seconds: stop after this time, with a checkpoint and the export of what is there.
 
     Raises:
         StateError: a checkpoint exists and `resume` is false, or it is of another recipe.
     """
+    if device is not None and device.startswith("cuda:"):
+        torch.cuda.set_device(device)
     accelerator = Accelerator(cpu=device == "cpu")
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
@@ -132,13 +134,12 @@ def train(
         raise StateError(
             f"{folder} already holds a training checkpoint; pass resume=True (--resume) or another folder."
         )
-    module = accelerator.prepare_model(recipe.trainable().to(accelerator.device))
-    bare = accelerator.unwrap_model(module)
-    optimizer = torch.optim.AdamW(bare.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    average = _average_of(bare, plan)
+    module = recipe.trainable().to(accelerator.device)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    average = _average_of(module, plan)
     first, samples = 0, 0
     if resume and checkpoint.exists():
-        first, samples = _load(checkpoint, recipe.name, bare, optimizer, average)
+        first, samples = _load(checkpoint, recipe.name, module, optimizer, average)
     if first > plan.steps:
         raise StateError(f"{checkpoint} has {first} steps already; ask for more than {plan.steps}.")
     started = saved = time.monotonic()
@@ -150,10 +151,11 @@ def train(
         loss, numbers = recipe.loss(module, generator, plan.batch_size)
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
-        numbers["grad_norm"] = float(accelerator.clip_grad_norm_(bare.parameters(), plan.max_grad_norm))
+        _average_gradients(module, accelerator)
+        numbers["grad_norm"] = float(accelerator.clip_grad_norm_(module.parameters(), plan.max_grad_norm))
         optimizer.step()
         if average is not None:
-            average.step(bare.parameters())
+            average.step(module.parameters())
         samples += plan.batch_size * accelerator.num_processes
         now = time.monotonic()
         stop = _agreed(max_seconds is not None and now - started > max_seconds)
@@ -162,14 +164,14 @@ def train(
                 clock = {"step": step, "seconds": round(now - started, 1), "loss": float(loss.detach())}
                 _log(folder / "log.csv", clock | numbers)
             if now - saved > plan.checkpoint_s:
-                _save(checkpoint, recipe.name, (step + 1, samples), bare, optimizer, average)
+                _save(checkpoint, recipe.name, (step + 1, samples), module, optimizer, average)
                 saved = now
         if stop:
             break
     if accelerator.is_main_process:
         done = (min(step + 1, plan.steps), samples)
-        _save(checkpoint, recipe.name, done, bare, optimizer, average)
-        _finish(recipe, plan, folder, member, bare, average, done)
+        _save(checkpoint, recipe.name, done, module, optimizer, average)
+        _finish(recipe, plan, folder, member, module, average, done)
 
 
 def export_checkpoint(recipe: Recipe, plan: Plan, folder: Path, member: Path) -> None:
@@ -218,6 +220,20 @@ def _finish(
     recipe.export(member, module, card)
     (member / "training.json").write_text(json.dumps(card, indent=2) + "\n")
     recipe.sample_grid(module, member).save(samples / f"step_{steps:06d}.png")
+
+
+def _average_gradients(module: nn.Module, accelerator: Accelerator) -> None:
+    """Give every process the mean gradient.
+
+    Done here, not by a wrapper around the module, because a wrapper hides the module's own methods from the recipes.
+    """
+    if accelerator.num_processes == 1:
+        return
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            # A batch may leave a parameter out in one process and not in another.
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = accelerator.reduce(gradient, reduction="mean")
 
 
 def _agreed(stop: bool) -> bool:
