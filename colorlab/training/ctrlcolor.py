@@ -2,17 +2,18 @@
 
 | recipe | trains | on |
 | --- | --- | --- |
-| `ctrlcolor-lightness` | the control network's embedding of lightness | what L-CAD's luminance tap tells the first layer |
-| `ctrlcolor-inpaint` | the nine-channel UNet | words and simulated hints, no lightness |
-| `ctrlcolor` | control network and the UNet's output blocks | words, hints and exemplars, with lightness |
+| `ctrlcolor-lightness` | the control network's embedding of lightness | what L-CAD's tap tells its first layer |
+| `ctrlcolor-inpaint` | input blocks and middle of the nine-channel UNet | words and simulated hints, no lightness |
+| `ctrlcolor` | control network and UNet | words, hints and exemplars, with lightness |
 
 Source: CtrlColor, arXiv 2402.10855; what the released configuration tells of its training: AdamW, the control network
     alone or with the UNet's output blocks, `ZhexinLiang/Control-Color@f21054a`.
-Deviation (ours, for few samples): the networks begin as L-CAD's UNet, which knows objects by their lightness: its
-    blocks serve the control network, and the first recipe gives them the lightness in the form that they are used to.
-    The UNet's output blocks are not locked, because in a locked UNet a stroke's color spreads no farther than in a
-    picture of which only the noise is known. Object cells look at the words that name them and at the strokes on them
-    (see `grounding`), and count more; the prediction is the family's.
+Deviation (ours, for few samples): both networks begin as L-CAD's UNet, which knows objects by their lightness. Its
+    input blocks make the control network, and the first recipe gives them lightness in the form that they are used to;
+    what they say is added whole from the start, where the paper begins with zero convolutions, so that the output
+    blocks hear what they heard in L-CAD. The prior's output blocks wait for the lightness, and then nothing of the UNet
+    is locked: the prior has seen too little to know how far a hint reaches. Object cells look at the words that name
+    them and at the strokes on them (see `grounding`), and count more; the prediction is the family's.
 """
 
 from abc import abstractmethod
@@ -44,13 +45,19 @@ from colorlab.training.scenes import TEST_SEEDS, make_scene, simulated_strokes
 
 LATENT_CHANNELS = 4
 
+DEFORMABLE_PARTS = {"deformable_vae": "../vae", "deformable_units": "deformable_units"}
+"""Folders of the deformable decoder in a model folder; its autoencoder is the family's."""
+
 EMBEDDING_CHANNELS = (16, 32, 64, 96)
 """Widths of the control network's embedding of lightness. Ours: half of the published ones and less."""
 
 EXEMPLAR_EVERY = 5
 """Every so manieth picture of a batch has its exemplar."""
 
-WORDLESS_SHARE = 0.5
+UNHINTED_EVERY = 4
+"""Every so manieth picture of a batch has no hint. Ours; words alone were learned before."""
+
+WORDLESS_SHARE = 0.75
 """Share of pictures with hint or exemplar that have no caption, so that these are obeyed without words, too."""
 
 STROKED_WEIGHT = 6.0
@@ -87,6 +94,8 @@ class LightnessRecipe:
                 narrow_conv_in(self.lcad, LATENT_CHANNELS),
                 conditioning_embedding_out_channels=EMBEDDING_CHANNELS,
             )
+        for convolution in (*network.controlnet_down_blocks, network.controlnet_mid_block):
+            nn.init.dirac_(convolution.weight)
         network.requires_grad_(False)
         network.controlnet_cond_embedding.requires_grad_(True)
         return network
@@ -125,7 +134,7 @@ def control_image(image: torch.Tensor) -> torch.Tensor:
 
 
 class HintedRecipe(DenoisingRecipe):
-    """Denoise with nine input channels: every second picture of a batch has its hint.
+    """Denoise with nine input channels: three of four pictures of a batch have their hint.
 
     Args:
         encoded: latents of the pictures.
@@ -146,7 +155,7 @@ class HintedRecipe(DenoisingRecipe):
         return torch.cat([noisy, around.to(noisy.device)], dim=1)
 
     def captions(self, indices: list[int], generator: torch.Generator) -> list[str]:
-        """Draw captions; half of those beside a hint or an exemplar are taken away."""
+        """Draw captions; most of those beside a hint or an exemplar are taken away."""
         captions = super().captions(indices, generator)
         is_wordless = self.is_helped(len(indices)) & (torch.rand(len(indices), generator=generator) < WORDLESS_SHARE)
         return ["" if wordless else caption for caption, wordless in zip(captions, is_wordless, strict=True)]
@@ -182,7 +191,7 @@ class HintedRecipe(DenoisingRecipe):
 
     def is_hinted(self, batch_size: int) -> torch.Tensor:
         """Tell which pictures of a batch have their hint, (B,) bool."""
-        return torch.arange(batch_size) % 2 == 1
+        return torch.arange(batch_size) % UNHINTED_EVERY != 0
 
     @abstractmethod
     def has_exemplar(self, batch_size: int) -> torch.Tensor:
@@ -215,8 +224,11 @@ class InpaintRecipe(HintedRecipe):
         self.lcad = lcad
 
     def beginning(self) -> nn.Module:
-        """Return L-CAD's UNet without luminance; the channels of the hint begin at zero."""
-        return extend_conv_in(narrow_conv_in(self.lcad, LATENT_CHANNELS), 1 + LATENT_CHANNELS)
+        """Return L-CAD's UNet without luminance; hint channels begin at zero, output blocks are locked."""
+        unet = extend_conv_in(narrow_conv_in(self.lcad, LATENT_CHANNELS), 1 + LATENT_CHANNELS)
+        for part in (unet.up_blocks, unet.conv_norm_out, unet.conv_out):
+            part.requires_grad_(False)
+        return unet
 
     def has_exemplar(self, batch_size: int) -> torch.Tensor:
         """No picture has one yet."""
@@ -238,9 +250,7 @@ class InpaintRecipe(HintedRecipe):
         around = self.hints.around(indices, torch.ones(len(indices), dtype=torch.bool))
         timestep = self.schedule.num_train_timesteps - 1
         output = network(torch.cat([noise, around], dim=1), timestep, encoder_hidden_states=words).sample
-        clean = self.schedule.to_original_sample(
-            self.schedule.to_noise_pred(output, noise, timestep), noise, timestep
-        )
+        clean = self.schedule.to_original_sample(self.schedule.to_noise_pred(output, noise, timestep), noise, timestep)
         truth = torch.from_numpy(self.encoded.latents[indices]).float()
         shown = [(part[:, :3] / 6 + 0.5).clamp(0, 1) for part in (around[:, 1:], clean, truth)]
         return picture_grid([functional.interpolate(part, scale_factor=8.0) for part in shown])
@@ -250,15 +260,14 @@ class ControlledUNet(nn.Module):
     """A nine-channel UNet and the control network beside it, as one network to train.
 
     Args:
-        unet: all but its output blocks is locked.
-        control_network: sees noisy latents and lightness.
+        unet: sees noisy latents and the hint.
+        control_network: sees noisy latents and lightness; its embedding stays as `LightnessRecipe` made it.
     """
 
     def __init__(self, unet: UNet2DConditionModel, control_network: ControlNetModel) -> None:
         super().__init__()
-        self.unet, self.control_network = unet.requires_grad_(False), control_network.requires_grad_(True)
-        for part in (unet.up_blocks, unet.conv_norm_out, unet.conv_out):
-            part.requires_grad_(True)
+        self.unet, self.control_network = unet.requires_grad_(True), control_network.requires_grad_(True)
+        control_network.controlnet_cond_embedding.requires_grad_(False)
 
     def forward(
         self, sample: torch.Tensor, timesteps: torch.Tensor, words: torch.Tensor, lightness: torch.Tensor
@@ -282,7 +291,7 @@ class ControlledUNet(nn.Module):
 
 
 class CtrlColorRecipe(HintedRecipe):
-    """Stage 1: train control network and output blocks; see `HintedRecipe`.
+    """Stage 1: train control network and UNet; see `HintedRecipe`.
 
     Args:
         encoded: as there.
@@ -351,17 +360,19 @@ class CtrlColorRecipe(HintedRecipe):
         return predicted, self.grounding_weight * by_words + STROKE_GROUNDING_WEIGHT * by_strokes, numbers
 
     def export(self, folder: Path, module: nn.Module, card: Mapping[str, object]) -> None:
-        """Write the model folder; the shared components lie beside it."""
+        """Write the model folder; the shared components lie beside it. A deformable decoder that is there stays."""
         networks: Any = module
         own = {"unet": networks.unet, "control_network": networks.control_network, "scheduler": self.schedule}
         shared = SHARED | {"image_encoder": "../clip"}
+        if (folder / DEFORMABLE_PARTS["deformable_units"]).is_dir():
+            shared |= DEFORMABLE_PARTS
         export_model(folder, method="ctrlcolor", own=own, shared=shared, settings={}, card=dict(card))
 
     def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:
         """Colorize a few held-out scenes by strokes alone; strokes stand first, the truth last."""
         colorizer = Colorizer.from_pretrained(folder)
         rows = []
-        for seed in TEST_SEEDS[:6]:
+        for seed in TEST_SEEDS[:4]:
             scene = make_scene(seed)
             strokes = simulated_strokes(scene, seed=0)
             hint, mask = strokes.rasterize(*scene.image.shape[:2])

@@ -15,6 +15,7 @@
 | `ctrlcolor-lightness` | lcad, luminance | `family/ctrlcolor-lightness`: a control network to begin with |
 | `ctrlcolor-inpaint` | vae, clip, lcad | `family/ctrlcolor-inpaint`: a nine-channel UNet to begin with |
 | `ctrlcolor` | vae, clip, and the two before | `family/ctrlcolor` |
+| `ctrlcolor-deformable` | vae, clip, ctrlcolor | the deformable decoder in `family/ctrlcolor` |
 """
 
 from collections.abc import Callable
@@ -33,7 +34,8 @@ from colorlab.networks.libraries import AutoencoderKL, CLIPModel, CLIPTokenizer
 from colorlab.sampling.schedules import NoiseSchedule
 from colorlab.training.captions import vocabulary
 from colorlab.training.clip import ClipRecipe, Frozen
-from colorlab.training.ctrlcolor import CtrlColorRecipe, InpaintRecipe, LightnessRecipe
+from colorlab.training.ctrlcolor import ControlledUNet, CtrlColorRecipe, InpaintRecipe, LightnessRecipe
+from colorlab.training.deformable import DeformableRecipe
 from colorlab.training.denoising import DenoisingRecipe, FrozenText
 from colorlab.training.encoded_hints import EncodedHints, encode_hints
 from colorlab.training.latents import EncodedPictures, encode_pictures, weights_key
@@ -57,8 +59,9 @@ PLANS: dict[str, Plan] = {
     "lcad-luminance": Plan(steps=2_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
     "lcad": Plan(steps=8_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
     "ctrlcolor-lightness": Plan(steps=600, batch_size=16, learning_rate=2e-3, warmup=20, ema_decay=0.98),
-    "ctrlcolor-inpaint": Plan(steps=600, batch_size=32, learning_rate=6e-4, ema_decay=0.995),
-    "ctrlcolor": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.998),
+    "ctrlcolor-inpaint": Plan(steps=600, batch_size=16, learning_rate=4e-4, warmup=20, ema_decay=0.98),
+    "ctrlcolor": Plan(steps=4_000, batch_size=16, learning_rate=6e-4, warmup=50, ema_decay=0.998),
+    "ctrlcolor-deformable": Plan(steps=600, batch_size=8, learning_rate=4e-4, warmup=20, ema_decay=0.98),
 }
 """How long each recipe trains unless told otherwise; what the shipped weights got is in their model cards."""
 
@@ -79,6 +82,7 @@ MEMBERS = {
     "ctrlcolor-lightness": "ctrlcolor-lightness",
     "ctrlcolor-inpaint": "ctrlcolor-inpaint",
     "ctrlcolor": "ctrlcolor",
+    "ctrlcolor-deformable": "ctrlcolor",
 }
 """Folder of `family` that each recipe makes."""
 
@@ -219,18 +223,21 @@ def _lcad_unet(out: Path, device: torch.device) -> Any:
     return load_component("unet", _member(out, "lcad") / "unet", device=device, dtype=torch.float32)
 
 
+def _image_encoder(out: Path, device: torch.device) -> Any:
+    """Load the frozen vision tower."""
+    encoder: Any = load_component("image_encoder", _member(out, "clip"), device=device, dtype=torch.float32)
+    return encoder.requires_grad_(False).eval()
+
+
 def _hinted(
     pictures: Pictures, out: Path, cache: Path, device: torch.device
 ) -> tuple[EncodedPictures, EncodedHints, FrozenText]:
     """Encode what CtrlColor is trained on."""
-    vae_key = weights_key(*_member(out, "vae").glob("*.safetensors"))
-    clip = _member(out, "clip")
-    image_encoder: Any = load_component("image_encoder", clip, device=device, dtype=torch.float32)
-    vae = _vae(out, device)
-    hints_key = f"{vae_key}_{weights_key(*clip.glob('*.safetensors'))}"
-    image_encoder.requires_grad_(False).eval()
-    hints = encode_hints(pictures, vae, image_encoder, cache, key=hints_key, counts=NUM_HINTED)
-    return encode_pictures(pictures, vae, cache, key=vae_key), hints, FrozenText.load(clip, device)
+    vae, clip = _vae(out, device), _member(out, "clip")
+    key = weights_key(*_member(out, "vae").glob("*.safetensors"))
+    hints_key = f"{key}_{weights_key(*clip.glob('*.safetensors'))}"
+    hints = encode_hints(pictures, vae, _image_encoder(out, device), cache, key=hints_key, counts=NUM_HINTED)
+    return encode_pictures(pictures, vae, cache, key=key), hints, FrozenText.load(clip, device)
 
 
 def _build_lightness(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
@@ -252,6 +259,23 @@ def _build_ctrlcolor(pictures: Pictures, out: Path, cache: Path, device: torch.d
     return CtrlColorRecipe(encoded, hints, text, _schedule(), unet=unet, control_network=control)
 
 
+def _build_deformable(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    folder = _member(out, "ctrlcolor")
+    parts = [
+        load_component(name, folder / name, device=device, dtype=torch.float32) for name in ("unet", "control_network")
+    ]
+    encoded, hints, text = _hinted(pictures, out, cache, device)
+    return DeformableRecipe(
+        encoded,
+        hints,
+        text,
+        _schedule(),
+        networks=ControlledUNet(*parts).requires_grad_(False),
+        vae=_vae(out, device),
+        image_encoder=_image_encoder(out, device),
+    )
+
+
 _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "vae": _build_vae,
     "clip": _build_clip,
@@ -263,4 +287,5 @@ _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "ctrlcolor-lightness": _build_lightness,
     "ctrlcolor-inpaint": _build_inpaint,
     "ctrlcolor": _build_ctrlcolor,
+    "ctrlcolor-deformable": _build_deformable,
 }
