@@ -36,7 +36,7 @@ test: $(TEST_STAMP)
 		--nbval-cell-timeout 300 $(PYTEST_FLAGS)
 
 # Every figure of docs/figures.md, measured anew:  make -j2 figures PHOTOS=DIR JUDGE=DIR  (about 30 minutes).
-FIGURES := $(addprefix docs/figures/,scenes.md photographs.md clip.md judge.md speed.md inspection.md)
+FIGURES := $(addprefix docs/figures/,scenes.md photographs.md clip.md ctrlcolor.md ablations.md judge.md speed.md inspection.md)
 
 figures: $(FIGURES)
 	@{ printf '# Figures\n\nMeasured by `make -j2 figures PHOTOS=DIR JUDGE=DIR`, where PHOTOS holds validation photographs'; \
@@ -47,12 +47,15 @@ figures: $(FIGURES)
 .PHONY: $(FIGURES)
 $(FIGURES): $(TEST_STAMP)
 # Alone, at the end, one after the other: with another command beside it every figure of speed would be too slow.
-docs/figures/speed.md: $(filter-out %/speed.md %/inspection.md,$(FIGURES))
+docs/figures/speed.md: $(filter-out %/speed.md %/inspection.md %/ctrlcolor.md,$(FIGURES))
 docs/figures/inspection.md: docs/figures/speed.md
 
 docs/figures/scenes.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/lcad --scenes 200 > $@
 docs/figures/photographs.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/lcad --images "$(PHOTOS)" > $@
 docs/figures/clip.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/clip --scenes 200 --images "$(PHOTOS)" > $@
+# It times pictures, too: with nothing beside it, as those of speed.
+docs/figures/ctrlcolor.md: docs/figures/inspection.md ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/ctrlcolor --scenes 200 > $@
+docs/figures/ablations.md: ; @mkdir -p $(@D) && for model in lcad ctrlcolor; do $(RUN) colorlab ablate mini/$$model; echo; done > $@
 docs/figures/judge.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/judge.py --judge "$(JUDGE)" --photos "$(PHOTOS)" > $@
 docs/figures/speed.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/speed.py > $@
 docs/figures/inspection.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/inspection.py --sd-size > $@

@@ -60,6 +60,11 @@ def colorize(
     model: Model = DEFAULT_MODEL,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help='What to paint, as in "a red car".')] = "",
     negative_prompt: Annotated[str, typer.Option(help="What not to paint.")] = "",
+    strokes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Strokes on the picture, as Strokes.to_json writes them.")
+    ] = None,
+    exemplar: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture whose colors are borrowed.")] = None,
+    sketch: Annotated[Path | None, typer.Option(metavar="FILE", help="Line drawing of the picture's size.")] = None,
     steps: Steps = None,
     seed: Seed = None,
     guidance_scale: GuidanceScale = None,
@@ -72,14 +77,16 @@ def colorize(
     """Color gray pictures. Size and lightness of each input are kept."""
     from colorlab.commands.colorize import colorize_files
     from colorlab.commands.devices import check_device
+    from colorlab.commands.inputs import read_conditioning
 
     settings = {"num_inference_steps": steps, "seed": seed, "guidance_scale": guidance_scale, "solver": solver}
     colorize_files(
         inputs,
         out,
         model=model,
-        prompt=prompt,
-        negative_prompt=negative_prompt,
+        conditioning=read_conditioning(
+            prompt=prompt, negative_prompt=negative_prompt, strokes=strokes, exemplar=exemplar, sketch=sketch
+        ),
         settings=settings,
         device=check_device(device),
         keeps_runs=save_run,
@@ -147,6 +154,39 @@ def evaluate(
         as_json=as_json,
         out=out,
     )
+
+
+@app.command()
+def ablate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model, or its folder.")] = DEFAULT_MODEL,
+    scenes: Annotated[int, typer.Option(min=1, metavar="N", help="Held-out scenes for each mechanism.")] = 50,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Switch each mechanism of a model on and off, and say what that does to the number it exists for."""
+    from colorlab.commands.ablate import ablate_model
+    from colorlab.commands.devices import check_device
+
+    ablate_model(model, num_scenes=scenes, device=check_device(device), as_json=as_json)
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="Published checkpoint.", show_default=False)],
+    method: Annotated[str, typer.Option(help="Whose checkpoint it is: ctrlcolor or lcad.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the model.")],
+    tokenizer: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="CLIP's tokenizer (openai/clip-vit-large-patch14); no checkpoint has it."),
+    ],
+    deformable: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CtrlColor's content-guided deformable autoencoder.")
+    ] = None,
+) -> None:
+    """Convert a published checkpoint into a model folder; no code in it is run."""
+    from colorlab.commands.convert import convert_checkpoint
+
+    convert_checkpoint(checkpoint, out, method=method, tokenizer=tokenizer, deformable=deformable)
 
 
 @app.command()

@@ -37,13 +37,22 @@ class ModelEntry:
 # Published weights. They can be had from their authors only, under their authors' licences.
 PUBLISHED = (
     ModelEntry(
+        name="sd/ctrlcolor",
+        method="ctrlcolor",
+        size_bytes=None,
+        licence="not stated; code: S-Lab License 1.0, non-commercial",
+        source="https://github.com/ZhexinLiang/Control-Color",
+        is_ready=False,
+        how="fetch the checkpoints from the source, run colorlab convert, and pass weights=FOLDER to load",
+    ),
+    ModelEntry(
         name="sd/lcad",
         method="lcad",
         size_bytes=None,
         licence="CC BY-NC 4.0",
         source="https://github.com/changzheng123/L-CAD",
         is_ready=False,
-        how="fetch a checkpoint from the source, convert it to a model folder, and pass weights=FOLDER to load",
+        how="fetch a checkpoint from the source, run colorlab convert, and pass weights=FOLDER to load",
     ),
 )
 

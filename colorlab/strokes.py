@@ -12,10 +12,11 @@ import torch
 from colorlab.errors import RangeError
 from colorlab.shapes import check_range
 
-__all__ = ["Stroke", "Strokes"]
+__all__ = ["MIN_RADIUS_PX", "Stroke", "Strokes"]
 
-# Half the diagonal of a pixel: with it the pixel under each point, and a path without gaps between points, is covered.
-_MIN_RADIUS_PX = math.sqrt(0.5)
+MIN_RADIUS_PX = math.sqrt(0.5)
+"""Half the diagonal of a pixel: a brush that is painted with at least this covers the pixel under each point, without
+gaps between points."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,9 @@ class Strokes(Sequence[Stroke]):
         hint = np.zeros((3, height, width), dtype=np.float32)
         mask = np.zeros((height, width), dtype=bool)
         for stroke in self._strokes:
-            painted = _painted_pixels(stroke, height, width)
-            hint[:, painted] = (np.array(stroke.color, dtype=np.float32) / 255.0)[:, None]
-            mask |= painted
+            window, painted = _painted_pixels(stroke, height, width)
+            hint[:, *window][:, painted] = (np.array(stroke.color, dtype=np.float32) / 255.0)[:, None]
+            mask[window] |= painted
         return torch.from_numpy(hint)[None], torch.from_numpy(mask.astype(np.float32))[None, None]
 
     def to_list(self) -> list[dict[str, Any]]:
@@ -210,26 +211,38 @@ class Strokes(Sequence[Stroke]):
         return cls.from_list(values)
 
 
-def _painted_pixels(stroke: Stroke, height: int, width: int) -> np.ndarray:
-    """Tell which pixels a stroke covers, (height, width) bool: those whose center is within the radius of the path."""
-    painted = np.zeros((height, width), dtype=bool)
-    radius = max(stroke.radius_px, _MIN_RADIUS_PX)
+def _painted_pixels(stroke: Stroke, height: int, width: int) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Tell which pixels a stroke covers: those whose center is within the radius of the path.
+
+    Returns:
+        The rows and columns around the stroke, and which pixels within them are covered: thousands of small strokes on
+        a large picture cost no more than their pixels.
+    """
+    radius = max(stroke.radius_px, MIN_RADIUS_PX)
     points = np.array(stroke.points, dtype=np.float64)
+    first_row, first_column, rows, columns = _box(points.min(axis=0), points.max(axis=0), radius, height, width)
+    painted = np.zeros((rows, columns), dtype=bool)
     for start, end in zip(points, points[1:] if len(points) > 1 else points, strict=False):
-        low, high = np.minimum(start, end) - radius, np.maximum(start, end) + radius
-        left, top = (max(0, math.floor(value)) for value in low)
-        right, bottom = min(width, math.ceil(high[0])), min(height, math.ceil(high[1]))
-        if left >= right or top >= bottom:
-            continue
-        x = np.arange(left, right)[None, :] + 0.5 - start[0]
-        y = np.arange(top, bottom)[:, None] + 0.5 - start[1]
+        top, left, tall, wide = _box(np.minimum(start, end), np.maximum(start, end), radius, height, width)
+        x = np.arange(left, left + wide)[None, :] + 0.5 - start[0]
+        y = np.arange(top, top + tall)[:, None] + 0.5 - start[1]
         along = end - start
         length_squared = float(along @ along)
         # A single point, or two equal ones, is a path of length 0: the share along it is 0.
         share = np.clip((x * along[0] + y * along[1]) / length_squared, 0, 1) if length_squared > 0 else 0.0
         distance_squared = (x - share * along[0]) ** 2 + (y - share * along[1]) ** 2
-        painted[top:bottom, left:right] |= distance_squared <= radius**2
-    return painted
+        inner = (slice(top - first_row, top - first_row + tall), slice(left - first_column, left - first_column + wide))
+        painted[inner] |= distance_squared <= radius**2
+    return (slice(first_row, first_row + rows), slice(first_column, first_column + columns)), painted
+
+
+def _box(low: np.ndarray, high: np.ndarray, radius: float, height: int, width: int) -> tuple[int, int, int, int]:
+    """Return first row, first column, rows and columns of the picture within a radius of a box; outside of it 0."""
+    left, top = (
+        min(side, max(0, math.floor(value - radius))) for value, side in zip(low, (width, height), strict=True)
+    )
+    right, bottom = (min(side, math.ceil(value + radius)) for value, side in zip(high, (width, height), strict=True))
+    return top, left, max(0, bottom - top), max(0, right - left)
 
 
 def _check_points(points: Any) -> tuple[tuple[float, float], ...]:

@@ -11,6 +11,7 @@ import colorlab
 from colorlab.commands.catalog import load_colorizer
 from colorlab.commands.files import check_writable, plan_outputs, save_picture
 from colorlab.commands.problems import InterruptedRunError, as_bad_usage
+from colorlab.conditioning import Conditioning
 from colorlab.errors import ColorlabError
 
 
@@ -19,8 +20,7 @@ def colorize_files(
     out: Path,
     *,
     model: str,
-    prompt: str,
-    negative_prompt: str,
+    conditioning: Conditioning,
     settings: dict[str, Any],
     device: str,
     keeps_runs: bool = False,
@@ -31,8 +31,7 @@ def colorize_files(
         inputs: picture files.
         out: result file, or folder of results.
         model: name or folder of the model.
-        prompt: what to paint.
-        negative_prompt: what not to paint.
+        conditioning: what is given for every picture, without the picture itself.
         settings: values for `colorlab.Settings`; those that are None keep the method's own.
         device: where to compute, as torch names it.
         keeps_runs: whether to write the run file of each picture beside it.
@@ -51,8 +50,7 @@ def colorize_files(
     failures = []
     for source, target in zip(inputs, outputs, strict=True):
         try:
-            conditioning = colorlab.Conditioning(gray=source, prompt=prompt, negative_prompt=negative_prompt)
-            run = colorizer.start(conditioning, **given)
+            run = colorizer.start(conditioning.replace(gray=source), **given)
             _finish(run, source, target)
             if keeps_runs:
                 run.save(target.with_suffix(".colorlab"))

@@ -18,9 +18,13 @@ from colorlab.errors import WeightsError
 from colorlab.evaluation.autoencoder import evaluate_autoencoder
 from colorlab.evaluation.batches import colorize_all
 from colorlab.evaluation.clip import evaluate_clip
+from colorlab.evaluation.costs import evaluate_costs
+from colorlab.evaluation.exemplars import evaluate_exemplars
+from colorlab.evaluation.local_edits import evaluate_edits
 from colorlab.evaluation.photographs import Photograph, evaluate_photographs, load_folder
 from colorlab.evaluation.report import Report
 from colorlab.evaluation.scenes import evaluate_scenes
+from colorlab.evaluation.strokes import evaluate_strokes
 from colorlab.settings import Settings
 
 
@@ -40,7 +44,8 @@ def evaluate_model(
 
     Args:
         model: name or folder of the model.
-        num_scenes: held-out scenes to measure on; None leaves them out.
+        num_scenes: held-out scenes to measure on; None leaves them out. Models that read strokes are measured by
+            strokes, local edits and exemplars, others by words.
         images: folder of photographs to measure on; None leaves them out.
         limit: use only the first photographs.
         settings: values for `colorlab.Settings`; those that are None keep the model's own.
@@ -88,8 +93,10 @@ def _evaluate_colorizer(
     def colorize(conditionings: Sequence[Conditioning], label: str) -> Sequence[np.ndarray]:
         return colorize_all(colorizer.method, conditionings, in_force, label=label)
 
-    reports = []
-    if num_scenes is not None:
+    reports: list[Report] = []
+    if num_scenes is not None and "strokes" in colorizer.method.fields_read():
+        reports += _painted_reports(colorizer, in_force, num_scenes)
+    elif num_scenes is not None:
         reports.append(evaluate_scenes(colorize, num_scenes))
     if photographs:
         reports.append(evaluate_photographs(colorize, photographs, uses_labels=uses_labels))
@@ -97,8 +104,22 @@ def _evaluate_colorizer(
         if {"vae", "luminance_encoder"} <= set(components):
             size_px = colorizer.method.working_px
             reports.append(evaluate_autoencoder(components, [photo.image for photo in photographs], size_px=size_px))
-    tables = "\n\n".join([_heading(colorizer, in_force), *(report.to_table() for report in reports)])
-    return tables, _to_json(colorizer, in_force, reports)
+    return to_tables(colorizer, in_force, reports), to_json(colorizer, in_force, reports)
+
+
+def _painted_reports(colorizer: Colorizer, settings: Settings, num_scenes: int) -> list[Report]:
+    """Measure a model that reads strokes: strokes, local edits of half as many scenes, exemplars, its cost."""
+
+    def colorize(conditionings: Sequence[Conditioning], varied: Settings, label: str) -> Sequence[np.ndarray]:
+        return colorize_all(colorizer.method, conditionings, varied, label=label)
+
+    reports = [
+        evaluate_strokes(colorize, settings, num_scenes),
+        evaluate_edits(colorize, settings, max(1, num_scenes // 2)),
+    ]
+    if "exemplar" in colorizer.method.fields_read():
+        reports.append(evaluate_exemplars(colorize, settings, max(2, num_scenes)))
+    return [*reports, evaluate_costs(colorizer, settings)]
 
 
 def _clip_folder(model: str) -> Path | None:
@@ -113,15 +134,16 @@ def _clip_folder(model: str) -> Path | None:
     return None
 
 
-def _heading(colorizer: Colorizer, settings: Settings) -> str:
-    """Say what was measured, in one line."""
-    return (
+def to_tables(colorizer: Colorizer, settings: Settings, reports: Sequence[Report]) -> str:
+    """Say what was measured, in one line, and lay out the reports."""
+    heading = (
         f"{colorizer.name}: {settings.num_inference_steps} steps, {settings.solver}, guidance scale "
         f"{settings.guidance_scale:g}, seeds from {settings.seed}; all intervals 95 %"
     )
+    return "\n\n".join([heading, *(report.to_table() for report in reports)])
 
 
-def _to_json(colorizer: Colorizer, settings: Settings, reports: Sequence[Report]) -> str:
+def to_json(colorizer: Colorizer, settings: Settings, reports: Sequence[Report]) -> str:
     """Put the reports and what is needed to repeat them into one JSON text."""
     parts = [json.loads(report.to_json()) for report in reports]
     whole = {"model": colorizer.name, "settings": settings.to_dict(), "reports": parts}

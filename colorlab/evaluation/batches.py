@@ -75,6 +75,7 @@ def _colorize_batch(
     prepared = collate([method.prepare(conditioning, settings) for conditioning in conditionings])
     timesteps = timesteps_of(method, settings)
     noise = torch.cat([initial_noise(settings.seed + index, 0, (1, *prepared.latent_shape)) for index in indices])
+    noise = method.start_noise(prepared, noise, settings)
     state = first_state(noise, schedule=method.schedule, timesteps=timesteps)
     while state.timestep is not None:
         state, _ = sample_step(

@@ -17,11 +17,11 @@ from itertools import islice
 import numpy as np
 import torch
 
-from colorlab.color import CHROMATIC_COLORS, COLORS, lightness_to_gray, rgb_to_lab
+from colorlab.color import CHROMATIC_COLORS, COLORS, lightness_to_gray
 from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError
+from colorlab.evaluation.chroma import picture_ab
 from colorlab.evaluation.report import Estimate, Report, bootstrapped, proportion, ratio_of_means
-from colorlab.images import load_image
 from colorlab.training.scenes import TEST_SEEDS, Scene, caption, make_scene, named_instances, recolored
 
 # Protocols draw from ranges far apart, so that no scene is used twice whatever their number.
@@ -95,7 +95,7 @@ def evaluate_scenes(colorize: Colorize, num_scenes: int, *, size_px: int = 128) 
 def complete_rows(colorize: Colorize, num_scenes: int, size_px: int) -> list[Estimate]:
     """Measure with captions that name every color; the scenes themselves and dealt-out names are the two baselines."""
     scenes = list(islice(held_out_scenes("complete", size_px), num_scenes))
-    images = colorize([_conditioning(scene, "complete") for scene in scenes], "complete captions")
+    images = colorize([scene_conditioning(scene, "complete") for scene in scenes], "complete captions")
     found = [one for one in measure(scenes, images, "complete") if one.is_chromatic]
     truth = [one for one in measure(scenes, [scene.image for scene in scenes], "complete") if one.is_chromatic]
     others = np.random.default_rng(0).permutation(len(found))
@@ -111,7 +111,7 @@ def complete_rows(colorize: Colorize, num_scenes: int, size_px: int) -> list[Est
 def partial_rows(colorize: Colorize, num_scenes: int, size_px: int) -> list[Estimate]:
     """Measure with captions that leave colors out."""
     scenes = list(islice(held_out_scenes("partial", size_px), num_scenes))
-    images = colorize([_conditioning(scene, "partial") for scene in scenes], "partial captions")
+    images = colorize([scene_conditioning(scene, "partial") for scene in scenes], "partial captions")
     found = measure(scenes, images, "partial")
     unnamed = [one for one in found if not one.is_named]
     return [
@@ -135,9 +135,12 @@ def swap_rows(colorize: Colorize, num_scenes: int, size_px: int) -> list[Estimat
     """Measure whether both instances of a scene follow when their two color words change places."""
     scenes = list(islice(held_out_scenes("swap", size_px), num_scenes))
     swapped = [recolored(scene, [instance.color for instance in scene.instances[::-1]]) for scene in scenes]
-    before = colorize([_conditioning(scene, "complete") for scene in scenes], "before the swap")
+    before = colorize([scene_conditioning(scene, "complete") for scene in scenes], "before the swap")
     after = colorize(
-        [_conditioning(scene, "complete", gray_of=original) for scene, original in zip(swapped, scenes, strict=True)],
+        [
+            scene_conditioning(scene, "complete", gray_of=original)
+            for scene, original in zip(swapped, scenes, strict=True)
+        ],
         "after the swap",
     )
     follows_before = _all_right(measure(scenes, before, "complete"), num_scenes)
@@ -187,7 +190,7 @@ def measure(scenes: Sequence[Scene], images: Sequence[np.ndarray], level: str) -
     found = []
     for index, (scene, image) in enumerate(zip(scenes, images, strict=True)):
         named = named_instances(scene, level, _CAPTION_SEED)
-        ab, true_ab = _to_ab(image), _to_ab(scene.image)
+        ab, true_ab = picture_ab(image), picture_ab(scene.image)
         for position, instance in enumerate(scene.instances):
             inside = ab[instance.mask]
             found.append(
@@ -203,11 +206,15 @@ def measure(scenes: Sequence[Scene], images: Sequence[np.ndarray], level: str) -
     return found
 
 
-def _conditioning(scene: Scene, level: str, *, gray_of: Scene | None = None) -> Conditioning:
-    """Describe a scene to a model: its words, and the lightness of it or of another scene."""
-    lightness = torch.from_numpy((gray_of or scene).lightness.copy())[None, None]
-    gray = (lightness_to_gray(lightness)[0, 0] * 255.0).round().to(torch.uint8).numpy()
-    return Conditioning(gray=gray, prompt=caption(scene, level, seed=_CAPTION_SEED))
+def scene_gray(scene: Scene) -> np.ndarray:
+    """Return the lightness of a scene as a gray picture (H, W) uint8, in which its colors left no trace."""
+    lightness = torch.from_numpy(scene.lightness.copy())[None, None]
+    return (lightness_to_gray(lightness)[0, 0] * 255.0).round().to(torch.uint8).numpy()
+
+
+def scene_conditioning(scene: Scene, level: str, *, gray_of: Scene | None = None) -> Conditioning:
+    """Describe a scene to a model: the words of a caption level, and the lightness of it or of another scene."""
+    return Conditioning(gray=scene_gray(gray_of or scene), prompt=caption(scene, level, seed=_CAPTION_SEED))
 
 
 def _right(
@@ -223,8 +230,3 @@ def _all_right(found: Sequence[InstanceColor], num_scenes: int) -> np.ndarray:
     for one in found:
         right[one.scene_index] &= one.is_right()
     return right
-
-
-def _to_ab(image: np.ndarray) -> np.ndarray:
-    """Convert (H, W, 3) uint8 to (H, W, 2) chroma."""
-    return rgb_to_lab(load_image(image))[0, 1:].permute(1, 2, 0).numpy()

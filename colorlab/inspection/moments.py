@@ -1,7 +1,8 @@
-"""What replays and queries need to know of a past step, whoever took it.
+"""What replays and queries need to know of a call of the past, whoever made it.
 
 A `Run` of colorlab and a `Recording` of a foreign pipeline keep different things; each hands out its steps as a
-`PastStep`, and everything behind that is written once.
+`PastStep`, and everything behind that is written once. The encoding and the decoding of a run are a `PastCall` too, of
+networks that know neither words nor guidance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from colorlab.inspection.verdicts import Verdict
 from colorlab.methods.text import EncodedText
 from colorlab.networks.environment import Environment
 from colorlab.networks.sites import Site
 from colorlab.runs.run import Run
 from colorlab.sampling.state import State
 
-__all__ = ["Askable", "PastStep", "Predicted", "Reader", "Recorded"]
+__all__ = ["Askable", "PastCall", "PastStep", "Predicted", "Reader", "Recorded"]
 
 
 class Predicted(Protocol):
@@ -52,16 +54,20 @@ class Reader(Protocol):
         """Encode a text."""
 
 
-class PastStep(Protocol):
-    """One step as it was taken, which can be taken again."""
+class PastCall(Protocol):
+    """A call of networks as it was made, which can be made again."""
 
     @property
-    def record(self) -> Predicted:
-        """What was predicted."""
+    def identity(self) -> tuple[object, ...]:
+        """Objects that stand for the call as long as they live; equal calls share them."""
 
     @property
-    def guidance_passes(self) -> tuple[str, ...]:
-        """Names of the network calls of the step, in batch order."""
+    def step_index(self) -> int:
+        """At which step; their number for the decoding of the picture."""
+
+    @property
+    def guidance_passes(self) -> tuple[str, ...] | None:
+        """Names of the network calls of the step, in batch order; None where calls are numbered."""
 
     @property
     def num_samples(self) -> int:
@@ -73,11 +79,15 @@ class PastStep(Protocol):
 
     @property
     def network(self) -> nn.Module:
-        """The denoising network."""
+        """The network that stands for the environment of the call: the denoising one in a step."""
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The networks that can be read, by the names that their sites have."""
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """All its inspectable places, for the latents of the step."""
+        """All their inspectable places."""
 
     @property
     def lock(self) -> AbstractContextManager[Any]:
@@ -88,20 +98,38 @@ class PastStep(Protocol):
         """The object whose replays are kept together, and forgotten when it goes."""
 
     @property
-    def reader(self) -> Reader:
-        """Who reads words."""
-
-    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the picture whose pixels the user points at."""
 
     @property
-    def prediction_unit(self) -> str:
-        """Unit of the predictions."""
-
-    @property
     def matrix_edits(self) -> tuple[str, ...]:
         """What changes scores or probabilities after queries and keys have met."""
+
+    def predict(self, watch: AbstractContextManager[Any]) -> dict[str, torch.Tensor]:
+        """Repeat the call with hooks on; the caller holds the lock. Returns what it gave, by name."""
+
+    def judge(self, predictions: Mapping[str, torch.Tensor], environment: Environment) -> Verdict:
+        """Compare what a replay gave with what was kept."""
+
+
+class PastStep(PastCall, Protocol):
+    """One step as it was taken, which can be taken again."""
+
+    @property
+    def record(self) -> Predicted:
+        """What was predicted."""
+
+    @property
+    def guidance_passes(self) -> tuple[str, ...]:
+        """Names of the network calls of the step, in batch order."""
+
+    @property
+    def reader(self) -> Reader:
+        """Who reads words."""
+
+    @property
+    def prediction_unit(self) -> str:
+        """Unit of the predictions."""
 
     @property
     def clean(self) -> torch.Tensor:
@@ -109,9 +137,6 @@ class PastStep(Protocol):
 
     def picture(self, latents: torch.Tensor) -> torch.Tensor:
         """Turn clean latents (1, C, h, w) into a finished picture (1, 3, H, W), [0, 1]."""
-
-    def predict(self, watch: AbstractContextManager[Any]) -> dict[str, torch.Tensor]:
-        """Repeat the network call with hooks on; the caller holds the lock. Returns the prediction of each pass."""
 
     def text(self, guidance_pass: str) -> str:
         """Return the text whose tokens the cross-attention of a pass receives; StateError if there is none."""

@@ -15,6 +15,7 @@ from colorlab.methods.base import Method
 from colorlab.strokes import Stroke, Strokes
 
 __all__ = [
+    "check_pixel",
     "context_names",
     "coverage",
     "picture_size",
@@ -140,8 +141,9 @@ def context_names(moment: PastStep, guidance_pass: str, number: int | None) -> l
     """
     if "tokenizer" in moment.reader.components:
         names = token_names(moment.reader, moment.text(guidance_pass))
-        if number in (None, len(names)):
-            return names
+        if number is None or number >= len(names):
+            # Behind those of the text stand tokens that are no words, of an exemplar for instance.
+            return names + [f"token {index}" for index in range(len(names), number or 0)]
     return [f"token {index}" for index in range(number or 0)]
 
 
@@ -173,6 +175,26 @@ def picture_size(method: Method, conditioning: Conditioning, latent_shape: Seque
     return conditioning.size or (height * method.latent_factor, width * method.latent_factor)
 
 
+def check_pixel(pixel: Any, size: tuple[int, int]) -> tuple[float, float]:
+    """Return a pixel as (x, y).
+
+    Args:
+        pixel: two numbers, origin top left.
+        size: (height, width) of the picture.
+
+    Raises:
+        RangeError: it is something else, or lies outside of the picture.
+    """
+    expected = f"(x, y) within {size[1]}x{size[0]} (width x height) is expected"
+    try:
+        x, y = (float(number) for number in pixel)
+    except (TypeError, ValueError):
+        raise RangeError(f"pixel is {pixel!r}, but {expected}.") from None
+    if not (0 <= x < size[1] and 0 <= y < size[0]):
+        raise RangeError(f"pixel is ({x:g}, {y:g}), but {expected}.")
+    return x, y
+
+
 def pixel_cell(pixel: tuple[float, float], size: tuple[int, int], grid: tuple[int, int]) -> int:
     """Return the row-major index of the grid cell that a pixel falls into.
 
@@ -182,13 +204,9 @@ def pixel_cell(pixel: tuple[float, float], size: tuple[int, int], grid: tuple[in
         grid: (h, w).
 
     Raises:
-        RangeError: the pixel lies outside the picture.
+        RangeError: it is no pixel of the picture.
     """
-    x, y = pixel
-    if not (0 <= x < size[1] and 0 <= y < size[0]):
-        raise RangeError(
-            f"pixel is {tuple(pixel)}, but (x, y) within {size[1]}x{size[0]} (width x height) is expected."
-        )
+    x, y = check_pixel(pixel, size)
     return int(y * grid[0] / size[0]) * grid[1] + int(x * grid[1] / size[1])
 
 

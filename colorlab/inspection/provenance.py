@@ -15,7 +15,7 @@ from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.baselines import random_shifts
 from colorlab.inspection.chroma import CHROMA_UNIT, decode_chroma
-from colorlab.inspection.places import coverage
+from colorlab.inspection.places import check_pixel, coverage
 from colorlab.inspection.replay import moment_of
 from colorlab.inspection.settling import settled
 from colorlab.inspection.shares import Ablation, Findings, coalitions_of, draw_orders
@@ -80,8 +80,8 @@ def plan_provenance(
         raise RangeError("pixel and region came, but at most one is expected.")
     if attribution not in get_args(Attribution):
         raise RangeError(f"attribution is {attribution!r}, but one of {', '.join(get_args(Attribution))} is expected.")
-    if num_orders < 2 or num_orders % 2:
-        raise RangeError(f"num_orders is {num_orders}, but an even number of at least 2 is expected.")
+    if isinstance(num_orders, bool) or not isinstance(num_orders, int) or num_orders < 2 or num_orders % 2:
+        raise RangeError(f"num_orders is {num_orders!r}, but an even number of at least 2 is expected.")
     places = _Places.of(run, pixel, region, baseline)
     last = _last_step(run, places) if fast else run.num_steps - 1
     ablated = range(last + 1) if steps is None else steps
@@ -146,9 +146,7 @@ class _Places:
             return cls(size, None, "every pixel")
         name = "the region"
         if pixel is not None:
-            x, y = pixel
-            if not (0 <= x < size[1] and 0 <= y < size[0]):
-                raise RangeError(f"pixel is {(x, y)}, but (x, y) within {size[1]}x{size[0]} is expected.")
+            x, y = check_pixel(pixel, size)
             region, name = np.zeros(size, dtype=bool), f"pixel ({x:g}, {y:g})"
             region[int(y), int(x)] = True
         moves = [(0, 0), *(random_shifts(size) if baseline else ())]

@@ -25,21 +25,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.attention import attention_reduce
 from colorlab.inspection.baselines import shuffled_moment
-from colorlab.inspection.moments import Askable, PastStep
+from colorlab.inspection.codings import as_step, call_of, choose_pass
+from colorlab.inspection.moments import Askable, PastCall
 from colorlab.inspection.places import context_names, resize_map
 from colorlab.inspection.questions import Direction, Measure, Question, ask_measure, ask_place, ask_tokens, ask_word
-from colorlab.inspection.replay import Verdict, moment_of, watch_call
+from colorlab.inspection.replay import watch_call
 from colorlab.inspection.shelf import shelf_of
+from colorlab.inspection.verdicts import Verdict
 from colorlab.inspection.views import origin
 from colorlab.networks.attention import key_projection
-from colorlab.networks.passes import check_passes, submodule
+from colorlab.networks.passes import submodule
 from colorlab.networks.probe import Reading
-from colorlab.networks.sites import Site, select_sites, uncompiled
+from colorlab.networks.sites import Site, select_sites, sites_of_network, uncompiled
 
 __all__ = ["answer", "attention"]
 
@@ -74,10 +77,11 @@ def attention(
         region: mask (H, W) of the picture, or a stroke.
         measure: "entropy" (nat), "spread", "mean_x" or "mean_y" (the picture reaches from -1 to 1).
         direction: whether the pixel or region looks ("from") or is looked at ("to").
-        site: path of a site, or a pattern with `*`; None for all that can answer. Several are averaged on the finest
-            grid among them.
+        site: path of a site, or a pattern with `*`; None for all of the denoising network that can answer. Those of
+            other networks have its name in front, `control_network.*` or `vae.decoder.*`, see `run.sites`. Several
+            are averaged on the finest grid among them.
         head: index; None for the mean.
-        guidance_pass: in which pass.
+        guidance_pass: in which pass. Encoders and decoders have none, and there it does not count.
         baseline: whether to add what chance would give: for a word, the same token positions with the prompt's words
             shuffled (one more network call); for tokens, as many of the others; for a pixel, the mean of 32 random
             ones; for a region, of 16 random moves; for a measure, even attention.
@@ -90,8 +94,8 @@ def attention(
         StateError: the step was not taken, or the network can not be read.
         RangeError: nothing, or more than one thing, is asked for; a word, pixel, site, head or pass does not exist.
     """
-    moment = moment_of(run, step)
-    check_passes([guidance_pass], moment.guidance_passes)
+    moment = call_of(run, step, site)
+    guidance_pass = choose_pass(moment, guidance_pass)
     question = _ask(moment, guidance_pass, word, occurrence, token, pixel, region, measure, direction)
     return answer(
         run,
@@ -107,7 +111,7 @@ def attention(
 
 def answer(
     run: Askable,
-    moment: PastStep,
+    moment: PastCall,
     question: Question,
     *,
     site: str | None,
@@ -117,12 +121,13 @@ def answer(
     max_bytes: int,
 ) -> Exhibit:
     """Replay a moment and ask every reading; arguments, result and errors as `attention`."""
-    sites = _choose_sites(moment.sites, question, site, head)
-    replay = shelf_of(moment.owner).get(moment, sites, network_sites=moment.sites)
+    all_sites = moment.sites
+    sites = _choose_sites(all_sites, question, site, head)
+    replay = shelf_of(moment.owner).get(moment, sites, network_sites=all_sites)
     found: np.ndarray | None = None
     null: np.ndarray | None = None
     if replay.verdict.name != "refused":
-        readings = [replay.readings[site.path, guidance_pass] for site in sites]
+        readings = [replay.reading(site, guidance_pass) for site in sites]
         found = _combine(moment, readings, question, head, max_bytes)
         if baseline:
             null = _chance(moment, readings, question, head, max_bytes)
@@ -131,7 +136,7 @@ def answer(
 
 
 def _ask(
-    moment: PastStep,
+    moment: PastCall,
     guidance_pass: str,
     word: str | None,
     occurrence: int,
@@ -149,7 +154,7 @@ def _ask(
             f"{' and '.join(given) or 'Nothing'} came, but one of word, token, pixel, region and measure is expected."
         )
     if word is not None:
-        return ask_word(moment, guidance_pass, word, occurrence)
+        return ask_word(as_step(moment, "a word"), guidance_pass, word, occurrence)
     if token is not None:
         return ask_tokens(token)
     if measure is not None:
@@ -158,8 +163,8 @@ def _ask(
 
 
 def _choose_sites(all_sites: tuple[Site, ...], question: Question, pattern: str | None, head: int | None) -> list[Site]:
-    """Return the sites that answer, all of one kind."""
-    named = select_sites(all_sites, glob=pattern or "*", kind=question.kinds)
+    """Return the sites that answer, all of one kind and one network."""
+    named = select_sites(sites_of_network(all_sites, pattern or "*"), glob=pattern or "*", kind=question.kinds)
     sites = next(chosen for kind in question.kinds if (chosen := [site for site in named if site.kind == kind]))
     for site in sites:
         if head is not None and not 0 <= head < site.heads:
@@ -168,7 +173,7 @@ def _choose_sites(all_sites: tuple[Site, ...], question: Question, pattern: str 
 
 
 def _combine(
-    moment: PastStep, readings: list[Reading], question: Question, head: int | None, max_bytes: int
+    moment: PastCall, readings: list[Reading], question: Question, head: int | None, max_bytes: int
 ) -> np.ndarray:
     """Reduce every reading, take a head or their mean, and average the sites on the finest grid."""
     finest = max((reading.site.grid for reading in readings), key=lambda grid: grid[0] * grid[1])
@@ -183,7 +188,7 @@ def _combine(
     return torch.stack(parts).mean(dim=0).numpy()
 
 
-def _reduce(moment: PastStep, reading: Reading, question: Question, max_bytes: int) -> torch.Tensor:
+def _reduce(moment: PastCall, reading: Reading, question: Question, max_bytes: int) -> torch.Tensor:
     """Answer for one site, (heads, positions)."""
     site, row = reading.site, moment.sample_row
     q, k = reading.get("q")[row], _keys(reading, question)[row]
@@ -198,10 +203,13 @@ def _reduce(moment: PastStep, reading: Reading, question: Question, max_bytes: i
         found = attention_reduce(q, k, None, max_bytes, scale=reading.scale, rows=weights[None])
         return found.get("rows")[:, 0]
     weights = question.weights(site, k.shape[1])
-    if question.reads_words and len(weights) != k.shape[1]:
-        raise StateError(
-            f"{site.path!r} reads {k.shape[1]} tokens, but the text has {len(weights)}: it does not read the prompt."
-        )
+    if question.reads_words:
+        if len(weights) > k.shape[1]:
+            raise StateError(
+                f"{site.path!r} reads {k.shape[1]} tokens and the text has {len(weights)}: it does not read the prompt."
+            )
+        # Tokens that are no words, of an exemplar for instance, stand behind those of the text.
+        weights = functional.pad(weights, (0, k.shape[1] - len(weights)))
     if question.extra_tokens is not None:
         k = torch.cat([k, _extra_keys(moment, site, question.extra_tokens).to(k)], dim=1)
         weights = torch.cat([torch.zeros_like(weights), torch.ones(len(question.extra_tokens))])
@@ -220,16 +228,21 @@ def _keys(reading: Reading, question: Question) -> torch.Tensor:
     return reading.image_keys[question.adapter]
 
 
-def _extra_keys(moment: PastStep, site: Site, tokens: torch.Tensor) -> torch.Tensor:
+def _extra_keys(moment: PastCall, site: Site, tokens: torch.Tensor) -> torch.Tensor:
     """Project tokens (n, D) to keys (heads, n, d) with the network's own weights."""
-    project, part, num_parts = key_projection(submodule(uncompiled(moment.network), site.path))
+    project, part, num_parts = key_projection(_layer(moment, site))
     with moment.lock, torch.no_grad():
         keys = project(tokens).chunk(num_parts, dim=-1)[part]
     return keys.unflatten(-1, (site.heads, -1)).transpose(0, 1)
 
 
+def _layer(moment: PastCall, site: Site) -> Any:
+    """Return the attention layer of a site."""
+    return submodule(uncompiled(moment.networks[site.network]), site.module)
+
+
 def _chance(
-    moment: PastStep, readings: list[Reading], question: Question, head: int | None, max_bytes: int
+    moment: PastCall, readings: list[Reading], question: Question, head: int | None, max_bytes: int
 ) -> np.ndarray:
     """Compute the null baseline of a question that was answered from readings."""
     if question.weights is None:
@@ -242,26 +255,26 @@ def _chance(
     guidance_pass, sites = readings[0].guidance_pass, [reading.site for reading in readings]
     word, positions = question.details["word"], tuple(question.details["tokens"])
     with moment.lock, torch.no_grad():
-        shuffled = shuffled_moment(moment, guidance_pass, word=word, positions=positions)
+        shuffled = shuffled_moment(as_step(moment, "a word"), guidance_pass, word=word, positions=positions)
         shuffled_readings, _ = watch_call(shuffled, sites, wanted_passes=[guidance_pass])
     return _combine(moment, list(shuffled_readings.values()), question, head, max_bytes)
 
 
 def _token_names(
-    moment: PastStep, question: Question, guidance_pass: str, found: np.ndarray | None, site: Site
+    moment: PastCall, question: Question, guidance_pass: str, found: np.ndarray | None, site: Site
 ) -> list[str]:
     """Name the tokens that a question about queries is answered by."""
     number = None if found is None else len(found)
     if question.adapter is None:
-        return context_names(moment, guidance_pass, number)
+        return context_names(as_step(moment, "words"), guidance_pass, number)
     # Nothing was read where the replay is refused; then the tokens of one picture.
-    layer = submodule(uncompiled(moment.network), site.path)
+    layer = _layer(moment, site)
     return [f"image token {index}" for index in range(number or int(layer.processor.num_tokens[question.adapter]))]
 
 
 def _exhibit(
     run: Askable,
-    moment: PastStep,
+    moment: PastCall,
     question: Question,
     sites: list[Site],
     found: np.ndarray | None,
@@ -270,7 +283,7 @@ def _exhibit(
     details: dict[str, Any],
 ) -> Exhibit:
     """Put array, words and origin together."""
-    step, is_over_tokens = moment.record.step_index, question.side == "queries" and sites[0].kind == "attn2"
+    step, is_over_tokens = moment.step_index, question.side == "queries" and sites[0].kind == "attn2"
     if is_over_tokens:
         details["token_names"] = _token_names(moment, question, details["guidance_pass"], found, sites[0])
     if found is None:

@@ -8,8 +8,9 @@ import torch
 
 from colorlab.errors import RangeError
 from colorlab.inspection.baselines import random_pixels, random_shifts
-from colorlab.inspection.moments import PastStep
+from colorlab.inspection.moments import PastCall, PastStep
 from colorlab.inspection.places import (
+    check_pixel,
     coverage,
     pixel_cell,
     template_tokens,
@@ -118,7 +119,7 @@ def ask_tokens(token: int | Sequence[int]) -> Question:
     return Question(f"Attention to {name}", "keys", ("attn2",), chosen, others, {"tokens": tokens})
 
 
-def ask_place(moment: PastStep, pixel: tuple[float, float] | None, region: Any, direction: Direction) -> Question:
+def ask_place(moment: PastCall, pixel: tuple[float, float] | None, region: Any, direction: Direction) -> Question:
     """Ask where a pixel or region looks, or who looks at it.
 
     Raises:
@@ -130,8 +131,9 @@ def ask_place(moment: PastStep, pixel: tuple[float, float] | None, region: Any, 
     size = moment.image_size
     details: dict[str, Any] = {"direction": direction}
     if pixel is not None:
-        point, name = pixel, f"pixel ({pixel[0]:g}, {pixel[1]:g})"
-        details["pixel"] = list(pixel)
+        point = check_pixel(pixel, size)
+        name = f"pixel ({point[0]:g}, {point[1]:g})"
+        details["pixel"] = list(point)
 
         def weights(site: Site, number: int) -> torch.Tensor:
             return _shares([point], size, site)

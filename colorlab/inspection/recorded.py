@@ -12,6 +12,9 @@ from colorlab.errors import StateError
 from colorlab.inspection.kept import Kept, map_leaves
 from colorlab.inspection.pipelines import PromptReader, decode_latents, lock_of, prediction_unit
 from colorlab.inspection.recorder import CallRecorder, FromControl, NetworkCall, RecordedStep, tensors_of
+from colorlab.inspection.replay import judge
+from colorlab.inspection.verdicts import Verdict
+from colorlab.networks.environment import Environment
 from colorlab.networks.sites import Site, find_sites, uncompiled
 
 __all__ = ["RecordedMoment", "recorded_latents"]
@@ -34,6 +37,16 @@ class RecordedMoment:
     replaced: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     @property
+    def identity(self) -> tuple[object, ...]:
+        """A record belongs to one step and never changes."""
+        return (self.record,)
+
+    @property
+    def step_index(self) -> int:
+        """Index of the step."""
+        return self.record.step_index
+
+    @property
     def guidance_passes(self) -> tuple[str, ...]:
         """Parts of the batch, in order."""
         return tuple(self.record.predictions)
@@ -47,6 +60,11 @@ class RecordedMoment:
     def network(self) -> nn.Module:
         """The UNet as it was called."""
         return self.record.call.network
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The UNet alone."""
+        return {"": self.network}
 
     @property
     def owner(self) -> nn.Module:
@@ -97,6 +115,10 @@ class RecordedMoment:
         """Decode clean latents (1, C, h, w) by the pipeline's autoencoder."""
         with self.lock:
             return decode_latents(self.recorder.pipe, latents)
+
+    def judge(self, predictions: Mapping[str, torch.Tensor], environment: Environment) -> Verdict:
+        """Compare predictions with the recorded ones."""
+        return judge(self.record, predictions, environment)
 
     def predict(self, watch: AbstractContextManager[Any]) -> dict[str, torch.Tensor]:
         """Repeat the calls of the control networks, if any, and that of the UNet."""

@@ -1,25 +1,24 @@
-"""Replay: asks the networks about a past step once more, with read-only hooks, and says how well the answer agrees.
+"""Replay: makes a call of the past once more, with read-only hooks, and says how well the answer agrees.
 
-| verdict | meaning |
-| --- | --- |
-| `exact` | same environment, and every prediction equal bit for bit |
-| `close` | largest difference over largest prediction at most 1e-4 (16-bit weights: 2e-2) |
-| `refused` | further off: what would be read is not what made the picture |
+The calls are the steps of a run (`Moment`, control network and denoising network) and what comes before and after them
+(`colorlab.inspection.codings`); how they are judged is said in `colorlab.inspection.verdicts`.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
 from torch import nn
 
-from colorlab.errors import StateError
-from colorlab.inspection.moments import Askable, PastStep, Predicted, Recorded
+from colorlab.errors import RangeError, StateError
+from colorlab.inspection.moments import Askable, PastCall, PastStep, Predicted, Recorded
 from colorlab.inspection.places import picture_size, text_of_pass
+from colorlab.inspection.verdicts import Verdict, compare_tensors
 from colorlab.methods.base import Method
 from colorlab.networks.environment import Environment, eagerly, environment_of
+from colorlab.networks.passes import call_name
 from colorlab.networks.probe import Probe, Reading
 from colorlab.networks.sites import Site, find_sites
 from colorlab.runs.run import Run
@@ -28,41 +27,20 @@ from colorlab.sampling.records import StepRecord
 from colorlab.sampling.state import State
 
 __all__ = [
-    "TOLERANCE",
-    "TOLERANCE_HALF",
+    "CONTROL_NETWORK",
     "Moment",
     "Replay",
-    "Verdict",
     "judge",
     "moment_of",
     "replay_step",
     "run_sites",
+    "step_networks",
+    "step_sites",
     "watch_call",
 ]
 
-TOLERANCE = 1e-4
-TOLERANCE_HALF = 2e-2
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How well a replay agrees with what was recorded.
-
-    Args:
-        name: "exact", "close" or "refused".
-        difference: largest absolute difference of a prediction over the largest absolute prediction; NaN where a
-            prediction is not finite.
-        reasons: why it is not exact.
-    """
-
-    name: str
-    difference: float
-    reasons: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        if self.name == "exact":
-            return "exact"
-        return f"{self.name}, off by {self.difference:.2g} of the largest prediction ({'; '.join(self.reasons)})"
+CONTROL_NETWORK = "control_network"
+"""Component that every step asks before the denoising network, and what stands in front of its sites."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +58,16 @@ class Moment:
     segment: Segment
     state: State
     record: StepRecord
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """A record belongs to one step of one path and never changes."""
+        return (self.record,)
+
+    @property
+    def step_index(self) -> int:
+        """Index of the step."""
+        return self.record.step_index
 
     @property
     def guidance_passes(self) -> tuple[str, ...]:
@@ -103,9 +91,14 @@ class Moment:
         return network
 
     @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that a step asks: the denoising one, and the control network if there is one."""
+        return step_networks(self.method)
+
+    @property
     def sites(self) -> tuple[Site, ...]:
-        """All inspectable places of the denoising network."""
-        return find_sites(self.method.unet, self.state.latents.shape)
+        """All inspectable places of these networks."""
+        return step_sites(self.method, self.state.latents.shape)
 
     @property
     def lock(self) -> AbstractContextManager[Any]:
@@ -146,6 +139,10 @@ class Moment:
         """Decode and finish clean latents (1, C, h, w) as the picture itself, without rounding to 8 bits."""
         return decode_picture(self.method, self.segment, latents)
 
+    def judge(self, predictions: Mapping[str, torch.Tensor], environment: Environment) -> Verdict:
+        """Compare predictions with the recorded ones."""
+        return judge(self.record, predictions, environment)
+
     def predict(self, watch: AbstractContextManager[Any]) -> dict[str, torch.Tensor]:
         """Ask the networks once more through the method's own `predict`, under the same edits."""
         return predict_step(self.method, self.segment, self.state, watch=watch)
@@ -175,6 +172,17 @@ class Replay:
     readings: Mapping[tuple[str, str], Reading]
     verdict: Verdict
     environment: Environment
+
+    def reading(self, site: Site, guidance_pass: str) -> Reading:
+        """Return what was read at a site in a pass, or in a numbered call.
+
+        Raises:
+            RangeError: there was no such call.
+        """
+        if (site.path, guidance_pass) not in self.readings:
+            made = ", ".join(name for path, name in self.readings if path == site.path)
+            raise RangeError(f"{site.network} was not called as {guidance_pass!r}; it was called as {made}.")
+        return self.readings[site.path, guidance_pass]
 
     @property
     def num_bytes(self) -> int:
@@ -206,30 +214,42 @@ def moment_of(run: Askable, step: int) -> PastStep:
     return Moment(run.method, run.segment_at(step), states[step], records[step])
 
 
+def step_networks(method: Method) -> dict[str, nn.Module]:
+    """Return the networks that every step asks, by the names of their sites; the denoising one first."""
+    control = method.networks.get(CONTROL_NETWORK)
+    return {"": method.unet} | ({} if control is None else {CONTROL_NETWORK: control})
+
+
+def step_sites(method: Method, latent_shape: Sequence[int]) -> tuple[Site, ...]:
+    """List the sites of these networks for latents of a shape."""
+    networks = step_networks(method)
+    return tuple(site for name, network in networks.items() for site in find_sites(network, latent_shape, name=name))
+
+
 def run_sites(run: Run) -> tuple[Site, ...]:
-    """List the inspectable sites of the denoising network for the latents of a run."""
+    """List the sites of the denoising network for the latents of a run; those that edits may change."""
     return find_sites(run.method.unet, run.state.latents.shape)
 
 
 def replay_step(
-    moment: PastStep,
+    moment: PastCall,
     sites: Sequence[Site],
     *,
     wanted_passes: Sequence[str] | None = None,
     device: torch.device | str | None = "cpu",
     max_bytes: int = 2**30,
 ) -> Replay:
-    """Repeat the network call of a step and read sites.
+    """Repeat a call and read sites.
 
     The batch is made up as it was. A compiled network is called eagerly, since hooks of compiled modules are never
     called; such a replay is `close` at best.
 
     Args:
-        moment: the step.
+        moment: the call, a step for instance.
         sites: what to read.
         wanted_passes: in which passes; None for all.
         device: where readings are kept; None for the device of the network.
-        max_bytes: the replay that would read more raises StateError.
+        max_bytes: the replay that would read more of one network raises StateError.
 
     Returns:
         Readings and verdict; no readings when refused.
@@ -239,12 +259,12 @@ def replay_step(
             moment, sites, wanted_passes=wanted_passes, device=device, max_bytes=max_bytes
         )
         environment = replace(environment_of(moment.network), is_compiled=False)
-    verdict = judge(moment.record, predictions, environment)
+    verdict = moment.judge(predictions, environment)
     return Replay({} if verdict.name == "refused" else readings, verdict, environment)
 
 
 def watch_call(
-    moment: PastStep,
+    moment: PastCall,
     sites: Sequence[Site],
     *,
     wanted_passes: Sequence[str] | None = None,
@@ -258,26 +278,38 @@ def watch_call(
     Returns:
         The readings, and the prediction of every pass.
     """
-    probe = Probe(
-        moment.network,
-        sites,
-        guidance_passes=moment.guidance_passes,
-        wanted_passes=wanted_passes,
-        num_samples=moment.num_samples,
-        device=device,
-        max_bytes=max_bytes,
-    )
-    predictions = moment.predict(probe)
-    readings = dict(probe)
-    if len(readings) != len(sites) * len(probe.wanted_passes):
-        missing = next(
-            (site.path, name) for site in sites for name in probe.wanted_passes if (site.path, name) not in readings
+    probes = [
+        Probe(
+            moment.networks[name],
+            [site for site in sites if site.network == name],
+            guidance_passes=moment.guidance_passes,
+            wanted_passes=wanted_passes,
+            num_samples=moment.num_samples,
+            device=device,
+            max_bytes=max_bytes,
         )
+        for name in dict.fromkeys(site.network for site in sites)
+    ]
+    predictions = moment.predict(_together(probes))
+    readings = {key: reading for probe in probes for key, reading in probe.items()}
+    # How often a network without named passes is called is not known before; once is expected.
+    passes = wanted_passes or moment.guidance_passes or [call_name(0)]
+    missing = [(site.path, name) for site in sites for name in passes if (site.path, name) not in readings]
+    if missing:
         raise StateError(
-            f"The call never came to {missing[0]!r} in the pass {missing[1]!r}, so nothing was read there; "
-            "a hook of a compiled module is never called, and a skipped block computes nothing."
+            f"The call never came to {missing[0][0]!r} in the pass {missing[0][1]!r}, so nothing was read there; a "
+            "hook of a compiled module is never called, and what is switched off or not needed computes nothing."
         )
     return readings, predictions
+
+
+@contextmanager
+def _together(probes: Sequence[Probe]) -> Iterator[None]:
+    """Have several probes read, each its own network."""
+    with ExitStack() as stack:
+        for probe in probes:
+            stack.enter_context(probe)
+        yield
 
 
 def judge(record: Predicted, predictions: Mapping[str, torch.Tensor], environment: Environment) -> Verdict:
@@ -288,24 +320,4 @@ def judge(record: Predicted, predictions: Mapping[str, torch.Tensor], environmen
         predictions: of the replay, by guidance pass.
         environment: of the replay.
     """
-    if set(predictions) != set(record.predictions):
-        names = f"{', '.join(record.predictions)} became {', '.join(predictions)}"
-        return Verdict("refused", float("nan"), (f"other guidance passes: {names}",))
-    stored = [pred.float() for pred in record.predictions.values()]
-    replayed = [predictions[name].float() for name in record.predictions]
-    largest = max(float(pred.abs().max()) for pred in stored)
-    apart = max(float((new - old).abs().max()) for new, old in zip(replayed, stored, strict=True))
-    # Predictions that are all zero agree with zeros alone.
-    difference = apart / largest if largest else (0.0 if apart == 0 else float("inf"))
-
-    if record.environment is None:
-        reasons: tuple[str, ...] = ("the environment of the step was not recorded",)
-    else:
-        reasons = record.environment.differences(environment)
-    is_half = environment.is_half or (record.environment is not None and record.environment.is_half)
-    if difference == 0 and not reasons:
-        return Verdict("exact", 0.0)
-    reasons = reasons or ("the same environment, yet other bits: nondeterministic kernels, or changed weights",)
-    # Written so that NaN, which compares false with everything, is refused.
-    is_close = difference <= (TOLERANCE_HALF if is_half else TOLERANCE)
-    return Verdict("close" if is_close else "refused", difference, reasons)
+    return compare_tensors(record.predictions, predictions, record.environment, environment)

@@ -54,8 +54,8 @@ def plan_seeds(run: Run, n: int = 8, *, batch_size: int = 4, baseline: bool = Fa
     Raises:
         RangeError: `n` is below 2, or `batch_size` below 1.
     """
-    if n < 2:
-        raise RangeError(f"n is {n}, but a spread needs at least 2 seeds.")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 2:
+        raise RangeError(f"n is {n!r}, but a number of seeds is expected; a spread needs at least 2.")
     first = 1 if run.is_finished else 0
     offsets = list(range(first, n))
     batches = [[offsets[index] for index in batch] for batch in in_batches(offsets, batch_size)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from colorlab.errors import RangeError
-from colorlab.inspection.moments import PastStep, Predicted
+from colorlab.inspection.moments import PastCall
 from colorlab.inspection.replay import Replay, replay_step
 from colorlab.networks.environment import weight_bytes
 from colorlab.networks.sites import Site
@@ -16,9 +16,9 @@ __all__ = ["ReplayShelf", "shelf_of"]
 
 
 class ReplayShelf:
-    """Least recently used replays, by the record of their step.
+    """Least recently used replays, by the identity of their call.
 
-    A record belongs to one step of one path and never changes, so a replay stays valid on every branch that shares the
+    The record of a step belongs to one path and never changes, so a replay stays valid on every branch that shares the
     step, and a step that is taken again after a rewind is replayed again. Refused replays are not kept. Safe to use
     from several threads; do not hold the lock of the model while asking.
 
@@ -35,28 +35,29 @@ class ReplayShelf:
             raise RangeError(f"max_bytes is {max_bytes}, but at least 0 is expected.")
         self.max_bytes = max_bytes
         self.num_replays = 0
-        self._kept: OrderedDict[int, tuple[Predicted, Replay]] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[tuple[object, ...], Replay]] = OrderedDict()
         self._numbers = itertools.count()
         self._lock = threading.RLock()
 
-    def get(self, moment: PastStep, sites: Sequence[Site], *, network_sites: Sequence[Site] = ()) -> Replay:
-        """Return a replay of a step that has read `sites` in every pass.
+    def get(self, moment: PastCall, sites: Sequence[Site], *, network_sites: Sequence[Site] = ()) -> Replay:
+        """Return a replay of a call that has read `sites` in every pass.
 
         Args:
-            moment: the step.
-            sites: what has to be read.
-            network_sites: all sites of the network, of which some are read along for later questions.
+            moment: the call.
+            sites: what has to be read, all of one network.
+            network_sites: all sites that may be read, of which some of the same network are read along for later
+                questions.
         """
-        wanted = {(site.path, name) for site in sites for name in moment.guidance_passes}
+        wanted = {site.path for site in sites}
         with self._lock:
-            for number, (record, replay) in self._kept.items():
-                if record is moment.record and wanted <= set(replay.readings):
+            for number, (identity, replay) in self._kept.items():
+                if _is_same(identity, moment.identity) and wanted <= {path for path, _ in replay.readings}:
                     self._kept.move_to_end(number)
                     return replay
             self.num_replays += 1
             replay = replay_step(moment, self._choose(moment, sites, network_sites))
             if replay.verdict.name != "refused":
-                self._kept[next(self._numbers)] = (moment.record, replay)
+                self._kept[next(self._numbers)] = (moment.identity, replay)
                 self._shrink()
             return replay
 
@@ -71,17 +72,14 @@ class ReplayShelf:
         with self._lock:
             return sum(replay.num_bytes for _, replay in self._kept.values())
 
-    def _choose(self, moment: PastStep, sites: Sequence[Site], network_sites: Sequence[Site]) -> Sequence[Site]:
+    def _choose(self, moment: PastCall, sites: Sequence[Site], network_sites: Sequence[Site]) -> Sequence[Site]:
         """Return what to read: all attention sites, all of the kinds asked for, or what was asked for."""
-        kinds = {site.kind for site in sites}
-        generous = [
-            [site for site in network_sites if site.is_attention],
-            [site for site in network_sites if site.kind in kinds],
-        ]
+        kinds, networks = {site.kind for site in sites}, {site.network for site in sites}
+        attention = [site for site in network_sites if site.is_attention and site.network in networks]
+        generous = [attention, [site for site in attention if site.kind in kinds]]
         for choice in generous:
             # Block outputs are large and asked for one at a time, so that only attention is read along.
-            is_usable = set(sites) <= set(choice) and all(site.is_attention for site in choice)
-            if is_usable and _estimate_bytes(moment, choice) <= self.max_bytes // 2:
+            if set(sites) <= set(choice) and _estimate_bytes(moment, choice) <= self.max_bytes // 2:
                 return choice
         return sites
 
@@ -96,12 +94,18 @@ _SHELVES_LOCK = threading.Lock()
 
 
 def shelf_of(owner: object) -> ReplayShelf:
-    """Return the one shelf of a loaded model, a `PastStep.owner`; it goes when the model goes."""
+    """Return the one shelf of a loaded model, a `PastCall.owner`; it goes when the model goes."""
     with _SHELVES_LOCK:
         return _SHELVES.setdefault(owner, ReplayShelf())
 
 
-def _estimate_bytes(moment: PastStep, sites: Sequence[Site]) -> int:
+def _is_same(identity: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    """Return whether two calls are one."""
+    return len(identity) == len(other) and all(mine is its for mine, its in zip(identity, other, strict=True))
+
+
+def _estimate_bytes(moment: PastCall, sites: Sequence[Site]) -> int:
     """Estimate from above what reading sites in all passes stores: keys count as many as queries."""
+    num_passes = 1 if moment.guidance_passes is None else len(moment.guidance_passes)
     numbers = sum(site.num_positions * site.channels * (2 if site.is_attention else 1) for site in sites)
-    return numbers * weight_bytes(moment.network) * len(moment.guidance_passes) * moment.num_samples
+    return numbers * weight_bytes(moment.network) * num_passes * moment.num_samples

@@ -9,12 +9,13 @@ import torch
 
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
-from colorlab.inspection.baselines import random_walk, shuffled_moment
-from colorlab.inspection.moments import Askable, PastStep
+from colorlab.inspection.baselines import random_shifts, random_walk, shuffled_moment
+from colorlab.inspection.codings import as_step, call_of, choose_pass
+from colorlab.inspection.moments import Askable, PastCall
 from colorlab.inspection.replay import moment_of, watch_call
 from colorlab.inspection.shelf import shelf_of
 from colorlab.networks.passes import check_passes
-from colorlab.networks.sites import select_sites
+from colorlab.networks.sites import Site, select_sites, sites_of_network
 from colorlab.runs.run import Run
 
 __all__ = ["features", "guidance", "origin", "prediction", "principal_axes", "principal_components", "trajectory"]
@@ -137,32 +138,33 @@ def features(run: Askable, step: int, site: str, *, guidance_pass: str = "cond",
     Args:
         run: any run or recording that has taken the step.
         step: index of the step.
-        site: path of a block, resnet or transformer.
-        guidance_pass: in which pass.
+        site: path of a block, resnet or transformer; of another network than the denoising one with its name in front,
+            `vae.decoder.mid_block` for instance, see `run.sites`. The number of steps as `step` then means the picture.
+        guidance_pass: in which pass. Encoders and decoders have none; where one is called several times, `call 1` is
+            the second one.
         baseline: whether to add the features with the words of the prompt in another order (one more network call), on
-            the same components and the same scale, cut to it.
+            the same components and the same scale, cut to it; of encoders and decoders, those of other places instead,
+            the mean of 16 random moves.
 
     Returns:
-        (h, w, 3), each component stretched to [0, 1]; NaN where the replay is refused.
+        (h, w, 3), for a text encoder (1, tokens, 3), each component stretched to [0, 1]; NaN where the replay is
+        refused.
 
     Raises:
         StateError: the step was not taken.
         RangeError: there is no such site or pass, the pattern fits several, or the words have no other order.
     """
-    moment = moment_of(run, step)
-    check_passes([guidance_pass], moment.guidance_passes)
-    found = select_sites(moment.sites, glob=site, kind=("resnet", "transformer", "block"))
+    call = call_of(run, step, site)
+    guidance_pass = choose_pass(call, guidance_pass)
+    of_network = sites_of_network(call.sites, site)
+    found = select_sites(of_network, glob=site, kind=("resnet", "transformer", "block"))
     if len(found) > 1:
         raise RangeError(f"{site!r} fits {len(found)} sites, but features of one are shown; give the whole path.")
-    replay = shelf_of(moment.owner).get(moment, found)
+    replay = shelf_of(call.owner).get(call, found)
     array, null, shares = np.full((*found[0].grid, 3), np.nan, dtype=np.float32), None, torch.zeros(3)
     if replay.verdict.name != "refused":
-        read = replay.readings[found[0].path, guidance_pass].get("features")[moment.sample_row]
-        other = None
-        if baseline:
-            with moment.lock, torch.no_grad():
-                readings, _ = watch_call(shuffled_moment(moment, guidance_pass), found, wanted_passes=[guidance_pass])
-            other = readings[found[0].path, guidance_pass].get("features")[moment.sample_row]
+        read = replay.reading(found[0], guidance_pass).get("features")[call.sample_row]
+        other = _features_by_chance(call, found[0], guidance_pass, read) if baseline else None
         array, null, shares = _as_colors(read, other)
     return Exhibit(
         array=array,
@@ -173,7 +175,7 @@ def features(run: Askable, step: int, site: str, *, guidance_pass: str = "cond",
             f"{float(shares.sum()):.0%} of the variance. Replay: {replay.verdict}."
         ),
         provenance={
-            **origin(run, moment, "features"),
+            **origin(run, call, "features"),
             "site": found[0].path,
             "guidance_pass": guidance_pass,
             "shares": shares.tolist(),
@@ -184,6 +186,16 @@ def features(run: Askable, step: int, site: str, *, guidance_pass: str = "cond",
         baseline=null,
         kind="image",
     )
+
+
+def _features_by_chance(call: PastCall, site: Site, guidance_pass: str, read: torch.Tensor) -> torch.Tensor:
+    """Return features (C, h, w) of a site with the words in another order, or without words those of other places."""
+    if call.guidance_passes is None:
+        return torch.stack([read.roll(move, dims=(1, 2)) for move in random_shifts(site.grid)]).float().mean(dim=0)
+    with call.lock, torch.no_grad():
+        shuffled = shuffled_moment(as_step(call, "a baseline"), guidance_pass)
+        readings, _ = watch_call(shuffled, [site], wanted_passes=[guidance_pass])
+    return readings[site.path, guidance_pass].get("features")[call.sample_row]
 
 
 def _as_colors(read: torch.Tensor, other: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray | None, torch.Tensor]:
@@ -234,8 +246,8 @@ def principal_components(points: torch.Tensor, number: int) -> tuple[torch.Tenso
     return centered @ axes, shares
 
 
-def origin(run: Askable, moment: PastStep | None, query: str) -> dict[str, Any]:
+def origin(run: Askable, call: PastCall | None, query: str) -> dict[str, Any]:
     """Say where an exhibit comes from."""
     model = {"model": run.method.model_name, "weights": run.method.weights_hash} if isinstance(run, Run) else run.origin
     where = {"query": query, **model, "run": run.name}
-    return where if moment is None else {**where, "step": moment.record.step_index}
+    return where if call is None else {**where, "step": call.step_index}

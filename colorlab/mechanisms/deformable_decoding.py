@@ -4,12 +4,18 @@ from collections.abc import Mapping
 from typing import ClassVar, cast
 
 import torch
+from torch.nn import functional
 
+from colorlab.color import rgb_to_lab
 from colorlab.exhibits import Exhibit
 from colorlab.mechanisms.base import NO_PROBE, SWITCH, Call, Mechanism, Parameter, Phase
 from colorlab.settings import Settings
+from colorlab.shapes import check_shape
 
-__all__ = ["DeformableDecoding"]
+__all__ = ["DeformableDecoding", "edge_error"]
+
+# Step of lightness, L a pixel, that explains a step of chroma. Ours: above shading, below the outlines of objects.
+_OUTLINE = 4.0
 
 
 class DeformableDecoding(Mechanism):
@@ -33,7 +39,7 @@ class DeformableDecoding(Mechanism):
         return cast(float, values["gain"]) if values[SWITCH] else None
 
     def explain(self, call: Call, probe: Mapping[str, torch.Tensor] = NO_PROBE) -> dict[str, Exhibit]:
-        """Show where each unit looks, how much its taps count, and what it does (three calls of a decoder)."""
+        """Show where each unit looks, how much its taps count, and what comes of it (three calls of a decoder)."""
         if call.decode is None or call.read_decoder is None or "guide" not in call.prepared:
             return {}
         exhibits: dict[str, Exhibit] = {}
@@ -56,10 +62,51 @@ class DeformableDecoding(Mechanism):
                 )  # fmt: skip
         without = call.settings.with_mechanism(self.name, **{SWITCH: False})
         on = call.settings.with_mechanism(self.name, **{SWITCH: True})
-        change = call.decode(call.latents, on) - call.decode(call.latents, without)
+        bent, plain = (call.decode(call.latents, settings).float() for settings in (on, without))
         exhibits["effect"] = Exhibit(
-            change[0].abs().mean(dim=0).float().numpy(), ("h", "w"), "of the range of sRGB",
+            (bent - plain)[0].abs().mean(dim=0).numpy(), ("h", "w"), "of the range of sRGB",
             "What deformable decoding changes in the picture: mean absolute difference to the plain autoencoder.",
             provenance=provenance,
         )  # fmt: skip
+        lightness = call.prepared["control_image"].float().mean(dim=1, keepdim=True) * 100.0
+        errors = [edge_error(image, lightness) for image in (bent, plain)]
+        exhibits["edge_error"] = Exhibit(
+            errors[0][0, 0].numpy(), ("h", "w"), "ΔE a pixel",
+            "Steps of chroma that no step of lightness explains, with deformable decoding (mean "
+            f"{float(errors[0].mean()):.3g}); the baseline is plain decoding ({float(errors[1].mean()):.3g}).",
+            provenance=provenance, baseline=errors[1][0, 0].numpy(),
+        )  # fmt: skip
         return exhibits
+
+
+def edge_error(image: torch.Tensor, lightness: torch.Tensor) -> torch.Tensor:
+    """Return the steps of chroma that no step of lightness explains: bleeding, seen without knowing the true colors.
+
+    | symbol | variable |
+    | --- | --- |
+    | largest difference to the right and lower neighbor, of (a, b) and of L | `chroma_step`, `lightness_step` |
+    | exp(-(s / 4)^2), s the largest step of L within one pixel | `unexplained` |
+
+    Args:
+        image: (B, 3, H, W) float, [0, 1], sRGB; only its chroma counts.
+        lightness: (B, 1, H, W), L of the gray picture, [0, 100].
+
+    Returns:
+        (B, 1, H, W), ΔE 1976 a pixel, at least 0.
+
+    Raises:
+        ShapeError: the shapes do not fit each other.
+    """
+    sizes = check_shape(image, "B 3 H W", "image")
+    check_shape(lightness, "B 1 H W", "lightness", sizes=sizes)
+    chroma_step = _largest_step(rgb_to_lab(image)[:, 1:])
+    lightness_step = functional.max_pool2d(_largest_step(lightness), 3, 1, 1)
+    unexplained = torch.exp(-((lightness_step / _OUTLINE) ** 2))
+    return chroma_step * unexplained
+
+
+def _largest_step(values: torch.Tensor) -> torch.Tensor:
+    """Return the larger of the distances to the right and the lower neighbor, (B, 1, H, W); 0 beyond the border."""
+    right = functional.pad(values, (0, 1, 0, 0), mode="replicate")[..., 1:] - values
+    below = functional.pad(values, (0, 0, 0, 1), mode="replicate")[..., 1:, :] - values
+    return torch.maximum(*(torch.linalg.vector_norm(step, dim=1, keepdim=True) for step in (right, below)))

@@ -29,7 +29,12 @@ class ExemplarGuidance(Mechanism):
     One backward pass through the decoder and the features; the denoising network needs no gradient. What is added is
     kept in the record of the step, so that a replay needs none either.
 
+    With `through_unet` the gradient is taken at the noisy latents instead, through the denoising network too: one more
+    call of it, forward and back, without self-attention guidance and edits. It may then move what the network would
+    say, not only what it said.
+
     Source: CtrlColor, arXiv 2402.10855, trains with these losses; using them as guidance is ours, and so is the scale.
+        The gradient at the noisy latents is that of arXiv 2302.07121 (forward universal guidance).
     """
 
     name = "exemplar_guidance"
@@ -39,6 +44,7 @@ class ExemplarGuidance(Mechanism):
         Parameter("gray_weight", 1.0, high=100.0, doc="Weight of the input's gray against the exemplar's colors."),
         Parameter("bandwidth", 0.1, low=0.01, high=2.0, doc="Small: only the best match of a color counts."),
         Parameter("min_timestep", 0.0, high=1000.0, unit="timesteps", doc="It acts above this timestep."),
+        Parameter("through_unet", False, doc="Take the gradient at the noisy latents, through the denoising network."),
     )
 
     def acts(self, settings: Settings, timestep: float) -> bool:
@@ -46,6 +52,10 @@ class ExemplarGuidance(Mechanism):
         values = self.in_force(settings)
         is_wanted = cast(float, values["exemplar_scale"]) > 0 and self.is_on(settings)
         return is_wanted and timestep > cast(float, values["min_timestep"])
+
+    def is_through_unet(self, settings: Settings) -> bool:
+        """Return whether the gradient goes through the denoising network too."""
+        return bool(self.in_force(settings)["through_unet"])
 
     def loss(
         self,
@@ -82,21 +92,23 @@ class ExemplarGuidance(Mechanism):
         *,
         alpha: float,
         sigma: float,
+        at: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return what is added to the predicted noise.
 
         Args:
             clean: (B, C, h, w), the predicted clean latents.
-            loss: clean latents to (B,), differentiable.
+            loss: latents to (B,), differentiable.
             settings: what is in force.
             alpha: sqrt(abar) of the timestep.
             sigma: sqrt(1 - abar).
+            at: (B, C, h, w), the latents at which the gradient of `loss` is taken; None for `clean`.
 
         Returns:
             As `clean`; 0 for a picture whose loss has no gradient.
         """
         with torch.enable_grad():
-            leaf = clean.detach().clone().requires_grad_()
+            leaf = (clean if at is None else at).detach().clone().requires_grad_()
             (gradient,) = torch.autograd.grad(loss(leaf).sum(), leaf)
         lengths = [part.square().mean(dim=(1, 2, 3), keepdim=True).sqrt() for part in (clean, gradient)]
         scale = cast(float, self.in_force(settings)["exemplar_scale"])

@@ -154,6 +154,10 @@ class Method(ABC):
     def decode(self, latents: torch.Tensor, prepared: Any, settings: Settings) -> torch.Tensor:
         """Decode (B, C, h, w) latents to (B, 3, 8h, 8w) float32 on the CPU, sRGB in [0, 1]."""
 
+    def start_noise(self, prepared: Any, noise: torch.Tensor, settings: Settings) -> torch.Tensor:
+        """Return what a run starts from, given (B, C, h, w) standard normal noise: the noise itself by default."""
+        return noise
+
     def read_decoder(self, latents: torch.Tensor, prepared: Any, settings: Settings) -> dict[str, torch.Tensor]:
         """Decode (B, C, h, w) latents and return what can be seen inside the decoder, by name, float32 on the CPU."""
         return {}
@@ -241,6 +245,26 @@ class Method(ABC):
             return encode_text(text, self.components["tokenizer"], self.components["text_encoder"])
 
         return self.cache.get("text", text, encode)
+
+    def encode_picture(self, picture: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Encode (1, 3, H, W) in [-1, 1] into scaled latents: the posterior's mean, or a sample of it by `noise`."""
+        self.network_calls["vae_encoder"] += 1
+        posterior = self.vae.encode(picture.to(self.device, self.dtype)).latent_dist
+        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
+        shift = self.vae.config.shift_factor or 0.0
+        scaled: torch.Tensor = (latents - shift) * self.vae.config.scaling_factor
+        return scaled
+
+    def prepare_anew(self, conditioning: Conditioning, settings: Settings) -> Prepared:
+        """Encode everything once more, as `prepare` does, whatever was encoded before; the cache stays as it was.
+
+        The caller holds the lock.
+        """
+        cache, self.cache = self.cache, FieldCache()
+        try:
+            return self.prepare(conditioning, settings)
+        finally:
+            self.cache = cache
 
     def predict_passes(
         self,

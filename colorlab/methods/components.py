@@ -16,14 +16,18 @@ from colorlab.checkpoints.reading import read_weights
 from colorlab.errors import ColorlabError, WeightsError
 from colorlab.networks import libraries
 from colorlab.networks.deformable import DeformableUnits
+from colorlab.networks.exemplar_projection import ExemplarProjection
 from colorlab.networks.luminance import LuminanceEncoder
+from colorlab.networks.sketch_encoder import SketchEncoder
 from colorlab.sampling.schedules import NoiseSchedule
 
 __all__ = ["COMPONENTS", "load_component", "save_component", "weight_files"]
 
 _OWN_NETWORKS: dict[str, type[torch.nn.Module]] = {
     "DeformableUnits": DeformableUnits,
+    "ExemplarProjection": ExemplarProjection,
     "LuminanceEncoder": LuminanceEncoder,
+    "SketchEncoder": SketchEncoder,
 }
 
 
@@ -74,9 +78,11 @@ class ClipTower:
 
     Args:
         side: "text" or "vision".
+        with_projection: whether its projection into the space that both towers share is read, too.
     """
 
     side: str
+    with_projection: bool = False
     weight_pattern: str = "model*.safetensors"
 
     def load(self, folder: Path, *, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
@@ -84,16 +90,18 @@ class ClipTower:
         config = _read_json(folder / "config.json")
         name = self.side.capitalize()
         tower_config = getattr(libraries, f"CLIP{name}Config")(**config.get(f"{self.side}_config", config))
+        class_name = f"CLIP{name}ModelWithProjection" if self.with_projection else f"CLIP{name}Model"
         # Some of its buffers are not in the file, so it can not be built without memory.
         with torch.random.fork_rng(devices=[]):
-            encoder: Any = getattr(libraries, f"CLIP{name}Model")(tower_config)
+            encoder: Any = getattr(libraries, class_name)(tower_config)
         # Files say "text_model.", and so does the class before transformers 5.
         expected = encoder.state_dict()
         prefix = self._prefix if any(key.startswith(self._prefix) for key in expected) else ""
+        kept = (self._prefix, self._projection) if self.with_projection else (self._prefix,)
         weights = {
-            prefix + key.removeprefix(self._prefix): value
+            key if key.startswith(self._projection) else prefix + key.removeprefix(self._prefix): value
             for key, value in _read_all(folder, self.weight_pattern, dtype).items()
-            if key.startswith(self._prefix) and not key.endswith("position_ids")
+            if key.startswith(kept) and not key.endswith("position_ids")
         }
         encoder.load_state_dict(weights, strict=True, assign=True)
         moved: torch.nn.Module = encoder.to(device)
@@ -103,16 +111,22 @@ class ClipTower:
         """Write configuration and weights in the dtype they have, under the names that files have."""
         folder.mkdir(parents=True, exist_ok=True)
         component.config.save_pretrained(folder)
-        weights = {
-            self._prefix + key.removeprefix(self._prefix): value.contiguous()
-            for key, value in component.state_dict().items()
-        }
+        weights = {self._name_in_file(key): value.contiguous() for key, value in component.state_dict().items()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    def _name_in_file(self, key: str) -> str:
+        """Return the name that one of its weights has in files."""
+        return key if key.startswith(self._projection) else self._prefix + key.removeprefix(self._prefix)
 
     @property
     def _prefix(self) -> str:
         """What the names of its weights begin with in a file."""
         return f"{self.side}_model."
+
+    @property
+    def _projection(self) -> str:
+        """What the names of the projection's weights begin with."""
+        return {"text": "text", "vision": "visual"}[self.side] + "_projection."
 
 
 class Tokenizer:
@@ -152,8 +166,12 @@ COMPONENTS: dict[str, Component] = {
     "control_network": DiffusersNetwork("ControlNetModel"),
     "deformable_vae": DiffusersNetwork("AutoencoderKL"),
     "deformable_units": DiffusersNetwork("DeformableUnits"),
+    "sketch_encoder": DiffusersNetwork("SketchEncoder"),
+    "exemplar_projection": DiffusersNetwork("ExemplarProjection"),
     "text_encoder": ClipTower("text"),
     "image_encoder": ClipTower("vision"),
+    "projected_text_encoder": ClipTower("text", with_projection=True),
+    "projected_image_encoder": ClipTower("vision", with_projection=True),
     "tokenizer": Tokenizer(),
     "scheduler": Scheduler(),
 }

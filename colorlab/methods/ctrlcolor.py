@@ -115,9 +115,16 @@ class CtrlColor(CtrlColorInputs):
             image = (self.decode_raw(clean.to(self.device, self.dtype), prepared, settings).clamp(-1, 1) + 1) / 2
             return self.exemplar.loss(image, gray, prepared.exemplar, self.exemplar_features, settings).float()
 
+        def loss_of_noisy(noisy: torch.Tensor) -> torch.Tensor:
+            names = self.guidance.passes(settings)
+            noise_pred = self.guidance.guide(self.predict_noise(prepared, noisy, timestep, settings, names), settings)
+            return loss(self.schedule.to_original_sample(noise_pred, noisy, timestep))
+
         def steer(noise_pred: torch.Tensor) -> torch.Tensor:
             alpha, sigma = self.schedule.alpha_sigma_at(timestep)
             clean = self.schedule.to_original_sample(noise_pred, latents, timestep)
+            if self.exemplar.is_through_unet(settings):
+                return self.exemplar.steering(clean, loss_of_noisy, settings, alpha=alpha, sigma=sigma, at=latents)
             return self.exemplar.steering(clean, loss, settings, alpha=alpha, sigma=sigma)
 
         return steer

@@ -161,15 +161,6 @@ class CtrlColorInputs(Method):
 
         return mask, self.cache.get("hint", (tensor_hash(hint.picture, hint.known), seed), encode)
 
-    def encode_picture(self, picture: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Encode (1, 3, H, W) in [-1, 1] into scaled latents: the posterior's mean, or a sample of it by `noise`."""
-        self.network_calls["vae_encoder"] += 1
-        posterior = self.vae.encode(picture.to(self.device, self.dtype)).latent_dist
-        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(posterior.mean)
-        shift = self.vae.config.shift_factor or 0.0
-        scaled: torch.Tensor = (latents - shift) * self.vae.config.scaling_factor
-        return scaled
-
     def encode_guide(self, control: torch.Tensor, settings: Settings) -> torch.Tensor | None:
         """Encode the guide of the deformable decoder; None where it is not used."""
         if not self.has_deformable or self.deformable.gain(settings) is None:

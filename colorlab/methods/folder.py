@@ -36,6 +36,7 @@ CLASS_NAME = "Colorizer"
 
 # Methods by name; imported when one is loaded, so that a method's own needs are not everybody's.
 METHODS: dict[str, str] = {
+    "colorizediffusion": "colorlab.methods.colorizediffusion:ColorizeDiffusion",
     "ctrlcolor": "colorlab.methods.ctrlcolor:CtrlColor",
     "lcad": "colorlab.methods.lcad:Lcad",
     "text_to_image": "colorlab.methods.text_to_image:TextToImage",

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["WORDS_ARE_TOKENS", "EncodedText", "encode_text"]
+__all__ = ["WORDS_ARE_TOKENS", "EncodedText", "encode_text", "encode_text_vector"]
 
 WORDS_ARE_TOKENS = "words_are_tokens"
 """Entry of a tokenizer's configuration: every word the model knows is one token, a word in pieces is unknown to it."""
@@ -16,7 +16,8 @@ class EncodedText:
     """An encoded prompt.
 
     Args:
-        tokens: (1, N, D), the text encoder's last hidden state, padded to the tokenizer's length N.
+        tokens: (1, N, D), the text encoder's last hidden state, padded to the tokenizer's length N; of a text vector
+            (1, 1, D).
         notes: sentences for the user: what was cut off, which words the vocabulary does not have.
     """
 
@@ -37,12 +38,43 @@ def encode_text(text: str, tokenizer: Any, text_encoder: torch.nn.Module) -> Enc
 
     Source: CompVis/latent-diffusion `FrozenCLIPEmbedder`; L-CAD 2305.15217 uses it unchanged.
     """
+    ids, notes = _read(text, tokenizer, text_encoder)
+    return EncodedText(text_encoder(ids).last_hidden_state, notes)
+
+
+def encode_text_vector(
+    text: str, tokenizer: Any, text_encoder: torch.nn.Module, *, num_skipped_blocks: int = 0
+) -> EncodedText:
+    """Encode a text into one unit vector of the space that CLIP's pictures share.
+
+    Args:
+        text: any length.
+        tokenizer: a CLIP tokenizer.
+        text_encoder: a CLIP text tower with its projection; the vector has its device and dtype.
+        num_skipped_blocks: how many of the last transformer blocks are left out, in front of the final norm.
+
+    Returns:
+        The vector as one token (1, 1, D), and notes on what did not fit or is unknown.
+
+    Source: ColorizeDiffusion, arXiv 2401.01456; tellurion-kanata/colorizeDiffusion@d876b7e runs all blocks, @c9bd9fb
+        skips one.
+    """
+    encoder: Any = text_encoder
+    ids, notes = _read(text, tokenizer, text_encoder)
+    states = encoder(input_ids=ids, output_hidden_states=True).hidden_states
+    hidden = encoder.text_model.final_layer_norm(states[len(states) - 1 - num_skipped_blocks])
+    # The first end token closes the text; padding may repeat it.
+    end = (ids[0] == tokenizer.eos_token_id).nonzero()[0, 0]
+    vector = encoder.text_projection(hidden[:, end])
+    return EncodedText(torch.nn.functional.normalize(vector, dim=-1)[:, None], notes)
+
+
+def _read(text: str, tokenizer: Any, text_encoder: torch.nn.Module) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Spell a text as (1, N) token ids on the encoder's device, and say what of it does not arrive."""
     config: Any = text_encoder.config
     max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
     encoded = tokenizer(text, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
-    device = next(text_encoder.parameters()).device
-    tokens = text_encoder(encoded.input_ids.to(device)).last_hidden_state
-    return EncodedText(tokens, _notes(text, tokenizer, max_length))
+    return encoded.input_ids.to(next(text_encoder.parameters()).device), _notes(text, tokenizer, max_length)
 
 
 def _notes(text: str, tokenizer: Any, max_length: int) -> tuple[str, ...]:

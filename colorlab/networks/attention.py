@@ -26,7 +26,9 @@ _PLAIN_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
 _FUSED_PROCESSOR = "FusedAttnProcessor2_0"
 # They attend to the context as the plain ones do, the first from projections in one, the others beside images.
 _READABLE_PROCESSORS = (_FUSED_PROCESSOR, "IPAdapterAttnProcessor", "IPAdapterAttnProcessor2_0")
-_NORMS = ("norm_q", "norm_k", "group_norm", "spatial_norm")
+# Behind the projections, and in front of them: what the projections hand on is queries and keys in the second case.
+_QUERY_NORMS = ("norm_q", "norm_k")
+_INPUT_NORMS = ("group_norm", "spatial_norm")
 
 
 class OpenAttention:
@@ -107,7 +109,7 @@ def check_plain_attention(attn: Any, path: str, purpose: str) -> None:
     name = type(attn.processor).__name__
     if _is_fused(attn):
         raise StateError(f"The projections of {path} are fused, so {purpose} is not possible; unfuse them first.")
-    if not has_plain_processor(attn) or _has_norms(attn):
+    if not has_plain_processor(attn) or _has_any(attn, (*_QUERY_NORMS, *_INPUT_NORMS)):
         raise StateError(
             f"{path} attends by {name}, where {purpose} is not possible; use a network with the standard processor."
         )
@@ -123,7 +125,7 @@ def check_readable_attention(attn: Any, path: str) -> None:
         StateError: its queries are normalised, or it has a processor of its own.
     """
     is_known = has_plain_processor(attn) or type(attn.processor).__name__ in _READABLE_PROCESSORS
-    if not is_known or _has_norms(attn):
+    if not is_known or _has_any(attn, _QUERY_NORMS):
         raise StateError(
             f"{path} attends by {type(attn.processor).__name__}, where reading its attention is not possible; use a "
             "network with the standard processor."
@@ -152,6 +154,6 @@ def _is_fused(attn: Any) -> bool:
     return type(attn.processor).__name__ == _FUSED_PROCESSOR
 
 
-def _has_norms(attn: Any) -> bool:
-    """Return whether more than a projection lies between the hidden states and queries or keys."""
-    return any(getattr(attn, norm, None) is not None for norm in _NORMS)
+def _has_any(attn: Any, norms: Sequence[str]) -> bool:
+    """Return whether a layer has one of some norms."""
+    return any(getattr(attn, norm, None) is not None for norm in norms)

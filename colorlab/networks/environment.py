@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -53,9 +54,9 @@ class Environment:
 
 
 def environment_of(network: nn.Module) -> Environment:
-    """Return the environment in which a denoising network computes now; cheap enough for every step."""
+    """Return the environment in which a network computes now; cheap enough for every step."""
     plain: Any = uncompiled(network)
-    weight: torch.Tensor = plain.conv_in.weight
+    weight = _first_convolution(plain)
     is_channels_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     return Environment(
         torch=torch.__version__,
@@ -70,9 +71,8 @@ def environment_of(network: nn.Module) -> Environment:
 
 
 def weight_bytes(network: nn.Module) -> int:
-    """Return the bytes of one number of a denoising network."""
-    plain: Any = uncompiled(network)
-    return int(plain.conv_in.weight.element_size())
+    """Return the bytes of one number of a network."""
+    return _first_convolution(uncompiled(network)).element_size()
 
 
 def is_compiled(network: nn.Module) -> bool:
@@ -94,21 +94,22 @@ def eagerly() -> Iterator[None]:
         yield
 
 
-def _processor_names(network: nn.Module) -> list[str]:
-    """Name the attention processors in use.
+def _first_convolution(network: nn.Module) -> torch.Tensor:
+    """Return the weights of the first convolution, whose memory format and dtype stand for all."""
+    return next(weight for weight in network.parameters() if weight.ndim == 4)
 
-    By hand through the dictionaries of the modules: `hasattr` and `modules()` are several times slower, and this is
-    done at every step.
-    """
-    names: set[str] = set()
-    modules: list[nn.Module] = [network]
-    while modules:
-        module = modules.pop()
-        processor = module.__dict__.get("processor", module._modules.get("processor"))
-        if processor is not None:
-            names.add(type(processor).__name__)
-        modules.extend(child for child in module._modules.values() if child is not None)
-    return sorted(names)
+
+# The layers of a network that attend; going through all its modules at every step would take longer than all else here.
+_ATTENTION_LAYERS: WeakKeyDictionary[nn.Module, tuple[nn.Module, ...]] = WeakKeyDictionary()
+
+
+def _processor_names(network: nn.Module) -> list[str]:
+    """Name the attention processors in use; the layers are found once, processors may change at any time."""
+    layers = _ATTENTION_LAYERS.get(network)
+    if layers is None:
+        layers = tuple(module for module in network.modules() if hasattr(module, "set_processor"))
+        _ATTENTION_LAYERS[network] = layers
+    return sorted({type(layer.processor).__name__ for layer in layers if hasattr(layer, "processor")})
 
 
 def _fused_kernels() -> tuple[str, ...]:

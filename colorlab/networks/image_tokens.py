@@ -1,4 +1,4 @@
-"""What CLIP's vision tower says about a picture: one token for cross-attention, and features on a grid."""
+"""What CLIP's vision tower says about a picture: one or many tokens for cross-attention, and features on a grid."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,15 @@ from torch.nn import functional
 from colorlab.errors import RangeError
 from colorlab.shapes import check_shape
 
-__all__ = ["PIXEL_MEAN", "PIXEL_STD", "clip_pixels", "patch_features", "pooled_token"]
+__all__ = [
+    "PIXEL_MEAN",
+    "PIXEL_STD",
+    "clip_pixels",
+    "exemplar_pixels",
+    "patch_features",
+    "pooled_token",
+    "projected_tokens",
+]
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """CLIP's published picture mean."""
@@ -31,9 +39,45 @@ def clip_pixels(image: torch.Tensor, size_px: int) -> torch.Tensor:
     Deviation: squeezed to a square where CLIP's own processor cuts the sides off; an exemplar's edges have colors too.
     """
     check_shape(image, "B 3 H W", "image")
-    mean, std = (image.new_tensor(numbers).view(1, 3, 1, 1) for numbers in (PIXEL_MEAN, PIXEL_STD))
     square = functional.interpolate(image, size=(size_px, size_px), mode="bilinear", antialias=True)
-    return (square - mean) / std
+    return _normalized(square)
+
+
+def exemplar_pixels(image: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Make an exemplar what a CLIP tower expects, as ColorizeDiffusion does: squeezed to a square, bicubic.
+
+    Args:
+        image: (B, 3, H, W) float, sRGB, [0, 1].
+        size_px: side that the tower was made for.
+
+    Returns:
+        (B, 3, size_px, size_px), about standard normal; not clamped where the cubic overshoots.
+
+    Source: tellurion-kanata/colorizeDiffusion@c9bd9fb.
+    """
+    check_shape(image, "B 3 H W", "image")
+    return _normalized(
+        functional.interpolate(image, size=(size_px, size_px), mode="bicubic", antialias=True, align_corners=True)
+    )
+
+
+def projected_tokens(encoder: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """Encode an exemplar into tokens of the space that CLIP's text shares, every patch like the class token.
+
+    Args:
+        encoder: a CLIP vision tower with its projection.
+        image: (B, 3, H, W) float, sRGB, [0, 1].
+
+    Returns:
+        (B, 1 + N, D), index 0 the class token, the patches row by row; not normalised.
+
+    Source: ColorizeDiffusion, arXiv 2401.01456; tellurion-kanata/colorizeDiffusion@c9bd9fb, which norms and projects
+        every token where CLIP itself does so with the class token alone.
+    """
+    tower: Any = encoder
+    hidden = tower.vision_model(pixel_values=exemplar_pixels(image, tower.config.image_size)).last_hidden_state
+    tokens: torch.Tensor = tower.visual_projection(tower.vision_model.post_layernorm(hidden))
+    return tokens
 
 
 def pooled_token(encoder: nn.Module, image: torch.Tensor) -> torch.Tensor:
@@ -70,3 +114,9 @@ def patch_features(encoder: nn.Module, image: torch.Tensor, layers: Sequence[int
             raise RangeError(f"There is no layer {layer}; the tower has 1 to {len(states) - 1}.")
         features[f"layer_{number}"] = states[number][:, 1:].transpose(1, 2).unflatten(2, (side, side))
     return features
+
+
+def _normalized(image: torch.Tensor) -> torch.Tensor:
+    """Bring (B, 3, H, W) in [0, 1] to CLIP's pixel statistics."""
+    mean, std = (image.new_tensor(numbers).view(1, 3, 1, 1) for numbers in (PIXEL_MEAN, PIXEL_STD))
+    return (image - mean) / std

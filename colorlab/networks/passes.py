@@ -9,7 +9,7 @@ from torch import nn
 
 from colorlab.errors import RangeError, StateError
 
-__all__ = ["PassRows", "check_passes", "submodule"]
+__all__ = ["PassRows", "call_name", "check_passes", "submodule"]
 
 
 class PassRows:
@@ -20,28 +20,32 @@ class PassRows:
 
     Args:
         network: whose calls are followed; not compiled.
-        guidance_passes: names in batch order, as `Method.guidance_passes` gives them.
+        guidance_passes: names in batch order, as `Method.guidance_passes` gives them. None where calls have no names:
+            each is then a pass of its own with all its rows, `call 0`, `call 1` ...
         num_samples: pictures of each pass.
 
     Raises:
         RangeError: there is no pass, a name comes twice, or `num_samples` is below 1.
     """
 
-    def __init__(self, network: nn.Module, guidance_passes: Sequence[str], *, num_samples: int = 1) -> None:
-        if not guidance_passes or len(set(guidance_passes)) != len(guidance_passes):
+    def __init__(self, network: nn.Module, guidance_passes: Sequence[str] | None, *, num_samples: int = 1) -> None:
+        if guidance_passes is not None and (not guidance_passes or len(set(guidance_passes)) != len(guidance_passes)):
             raise RangeError(f"guidance_passes are {tuple(guidance_passes)}, but different names are expected.")
         if num_samples < 1:
             raise RangeError(f"num_samples is {num_samples}, but at least 1 is expected.")
         self.network = network
-        self.guidance_passes = tuple(guidance_passes)
+        self.guidance_passes = None if guidance_passes is None else tuple(guidance_passes)
         self.num_samples = num_samples
+        self._num_calls = 0
         self._first_row = 0
         self._num_rows = 0
         self._handle: Any = None
 
     def __enter__(self) -> "PassRows":
-        self._first_row = self._num_rows = 0
-        self._handle = self.network.register_forward_pre_hook(self._count, with_kwargs=True)
+        self._num_calls = self._first_row = self._num_rows = 0
+        # Parts of an encoder or decoder may be called one by one; the first of them stands for the call.
+        entry = getattr(self.network, "conv_in", self.network)
+        self._handle = entry.register_forward_pre_hook(self._count, with_kwargs=True)
         return self
 
     def __exit__(
@@ -51,22 +55,33 @@ class PassRows:
 
     def slices(self) -> Iterator[tuple[str, slice]]:
         """Yield the name and the batch rows of every pass of the present call."""
+        if self.guidance_passes is None:
+            yield call_name(self._num_calls - 1), slice(0, self._num_rows)
+            return
         for start in range(0, self._num_rows, self.num_samples):
             name = self.guidance_passes[(self._first_row + start) // self.num_samples]
             yield name, slice(start, start + self.num_samples)
 
     def _count(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take note of the batch that comes."""
-        sample: torch.Tensor = args[0] if args else kwargs["sample"]
+        batch: torch.Tensor = next(part for part in (*args, *kwargs.values()) if isinstance(part, torch.Tensor))
         self._first_row += self._num_rows
-        self._num_rows = int(sample.shape[0])
+        self._num_rows = int(batch.shape[0])
+        self._num_calls += 1
+        if self.guidance_passes is None:
+            return
         expected = len(self.guidance_passes) * self.num_samples
         if self._num_rows % self.num_samples or self._first_row + self._num_rows > expected:
             raise StateError(
-                f"{type(module).__name__} was called with {self._num_rows} rows after {self._first_row}, but the "
-                f"passes {', '.join(self.guidance_passes)} with {self.num_samples} picture(s) each make {expected}; "
-                "name the passes of the call in batch order."
+                f"{type(self.network).__name__} was called with {self._num_rows} rows after {self._first_row}, but "
+                f"the passes {', '.join(self.guidance_passes)} with {self.num_samples} picture(s) each make "
+                f"{expected}; name the passes of the call in batch order."
             )
+
+
+def call_name(index: int) -> str:
+    """Return what a call without a name of its own is called, 0 first."""
+    return f"call {index}"
 
 
 def check_passes(names: Sequence[str], guidance_passes: Sequence[str]) -> None:

@@ -76,7 +76,7 @@ class Probe(Mapping[tuple[str, str], Reading]):
     Args:
         network: a UNet or control network, called eagerly.
         sites: what to read.
-        guidance_passes: of the step, in batch order.
+        guidance_passes: of the step, in batch order; None to number the calls, see `PassRows`.
         wanted_passes: which of them to read; None for all.
         num_samples: pictures of each pass.
         device: where readings are kept; None for where they are.
@@ -97,7 +97,7 @@ class Probe(Mapping[tuple[str, str], Reading]):
         network: nn.Module,
         sites: Sequence[Site],
         *,
-        guidance_passes: Sequence[str],
+        guidance_passes: Sequence[str] | None,
         wanted_passes: Sequence[str] | None = None,
         num_samples: int = 1,
         device: torch.device | str | None = "cpu",
@@ -106,8 +106,10 @@ class Probe(Mapping[tuple[str, str], Reading]):
         if len({site.path for site in sites}) != len(sites):
             raise RangeError("sites holds a site twice, but each is read once.")
         self.sites = tuple(sites)
-        self.wanted_passes = tuple(guidance_passes if wanted_passes is None else wanted_passes)
-        check_passes(self.wanted_passes, guidance_passes)
+        wanted = guidance_passes if wanted_passes is None else wanted_passes
+        self.wanted_passes = None if wanted is None else tuple(wanted)
+        if wanted is not None and guidance_passes is not None:
+            check_passes(wanted, guidance_passes)
         self.device = device
         self.max_bytes = max_bytes
         self.num_bytes = 0
@@ -122,7 +124,7 @@ class Probe(Mapping[tuple[str, str], Reading]):
         self._rows.__enter__()
         try:
             for site in self.sites:
-                self._watch(site, submodule(self._network, site.path))
+                self._watch(site, submodule(self._network, site.module))
         except BaseException:
             self._release()
             raise
@@ -137,8 +139,8 @@ class Probe(Mapping[tuple[str, str], Reading]):
         parts = self._read[key]
         site = next(site for site in self.sites if site.path == key[0])
         if not site.is_attention:
-            return Reading(site, key[1], features=parts["features"])
-        layer = submodule(self._network, site.path)
+            return Reading(site, key[1], features=_on_grid(parts["features"], site))
+        layer = submodule(self._network, site.module)
         by_head = {name: part.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for name, part in parts.items()}
         image_keys = {name: part for name, part in by_head.items() if isinstance(name, int)}
         return Reading(site, key[1], q=by_head["q"], k=by_head["k"], scale=float(layer.scale), image_keys=image_keys)
@@ -151,6 +153,10 @@ class Probe(Mapping[tuple[str, str], Reading]):
 
     def _watch(self, site: Site, module: Any) -> None:
         """Hook what has to be read at one site."""
+        if site.read_at:
+            following = submodule(self._network, site.read_at)
+            self._handles.append(following.register_forward_pre_hook(partial(self._keep_input, site.path)))
+            return
         if not site.is_attention:
             self._handles.append(module.register_forward_hook(partial(self._keep, site.path, "features")))
             return
@@ -177,7 +183,7 @@ class Probe(Mapping[tuple[str, str], Reading]):
         if fused[1] > 1:
             tensor = tensor.chunk(fused[1], dim=-1)[fused[0]]
         for name, where in self._rows.slices():
-            if name not in self.wanted_passes:
+            if self.wanted_passes is not None and name not in self.wanted_passes:
                 continue
             rows = tensor[where]
             self.num_bytes += rows.numel() * rows.element_size()
@@ -195,12 +201,23 @@ class Probe(Mapping[tuple[str, str], Reading]):
                 copied = torch.cat([read[part], copied], dim=1) if part in read else copied
             read[part] = copied
 
+    def _keep_input(self, path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Copy the wanted rows of what a module gets; a forward pre-hook."""
+        self._keep(path, "features", module, args, args[0])
+
     def _release(self) -> None:
         """Remove every hook."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
         self._rows.__exit__(None, None, None)
+
+
+def _on_grid(features: torch.Tensor, site: Site) -> torch.Tensor:
+    """Return features (B, C, h, w); of tokens (B, T, C) those on the grid, which are the last ones."""
+    if features.ndim == 4:
+        return features
+    return features[:, -site.num_positions :].transpose(1, 2).unflatten(2, site.grid)
 
 
 def _refuse_mask(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -14,14 +14,24 @@ up), and on the way back the network takes the sizes it came from.
 import difflib
 import fnmatch
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from torch import nn
 
 from colorlab.errors import RangeError
 
-__all__ = ["ATTENTION_KINDS", "SITE_KINDS", "Site", "SiteKind", "find_site", "find_sites", "select_sites", "uncompiled"]
+__all__ = [
+    "ATTENTION_KINDS",
+    "SITE_KINDS",
+    "Site",
+    "SiteKind",
+    "find_site",
+    "find_sites",
+    "select_sites",
+    "sites_of_network",
+    "uncompiled",
+]
 
 SiteKind = Literal["attn1", "attn2", "resnet", "transformer", "block"]
 SITE_KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
@@ -35,11 +45,15 @@ class Site:
     """One inspectable place.
 
     Args:
-        path: diffusers path within the network, for instance `mid_block.attentions.0.transformer_blocks.0.attn2`.
+        path: diffusers path within the network, for instance `mid_block.attentions.0.transformer_blocks.0.attn2`; in
+            front of it the name of the network, unless that is the denoising one.
         kind: what stands there; by what the attention reads, should a network name it otherwise.
         grid: (h, w) of the queries, or of the features.
         heads: attention heads; 0 where there is no attention.
         channels: width of the queries over all heads, or of the features.
+        network: name of the network, `control_network` or `vae.decoder` for instance; "" for the denoising one.
+        read_at: path within the network of the module whose input are the features; "" where the module at `path`
+            returns them.
     """
 
     path: str
@@ -47,6 +61,13 @@ class Site:
     grid: tuple[int, int]
     heads: int
     channels: int
+    network: str = ""
+    read_at: str = ""
+
+    @property
+    def module(self) -> str:
+        """Path of the module within its network."""
+        return self.path.removeprefix(f"{self.network}.")
 
     @property
     def is_attention(self) -> bool:
@@ -66,6 +87,7 @@ def find_sites(
     glob: str = "*",
     kind: SiteKind | Sequence[SiteKind] | None = None,
     resolution: tuple[int, int] | None = None,
+    name: str = "",
 ) -> tuple[Site, ...]:
     """List the sites of a UNet or a control network in the order in which they are computed.
 
@@ -75,6 +97,7 @@ def find_sites(
         glob: pattern for the path; `*` stands for any characters.
         kind: one kind or several; None for all.
         resolution: (h, w) of the grid; None for all.
+        name: of the network, which stands in front of the paths; "" for the denoising network.
 
     Returns:
         At least one site.
@@ -94,6 +117,8 @@ def find_sites(
         raise RangeError(f"latent_shape is {tuple(latent_shape)}, but (..., h, w) is expected.")
     height, width = (int(size) for size in latent_shape[-2:])
     sites = tuple(_walk(network, (height, width)))
+    if name:
+        sites = tuple(replace(site, path=f"{name}.{site.path}", network=name) for site in sites)
     return select_sites(sites, glob=glob, kind=kind, resolution=resolution)
 
 
@@ -134,6 +159,13 @@ def select_sites(
         there = ", ".join(dict.fromkeys(f"{site.grid[0]}x{site.grid[1]}" for site in of_kind))
         raise RangeError(f"No such site has the resolution {resolution}; there are: {there}.")
     return found
+
+
+def sites_of_network(sites: Sequence[Site], pattern: str) -> tuple[Site, ...]:
+    """Keep the sites of the network whose name stands in front of a pattern, or else of the denoising one."""
+    named = [site.network for site in sites if site.network and pattern.startswith(f"{site.network}.")]
+    network = named[0] if named else ""
+    return tuple(site for site in sites if site.network == network)
 
 
 def uncompiled(network: nn.Module) -> nn.Module:

@@ -27,8 +27,8 @@ def in_batches(items: Sequence[object], batch_size: int) -> Iterator[range]:
     Raises:
         RangeError: `batch_size` is below 1.
     """
-    if batch_size < 1:
-        raise RangeError(f"batch_size is {batch_size}, but at least 1 is expected.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise RangeError(f"batch_size is {batch_size!r}, but an integer of at least 1 is expected.")
     for start in range(0, len(items), batch_size):
         yield range(start, min(start + batch_size, len(items)))
 

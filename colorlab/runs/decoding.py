@@ -12,7 +12,7 @@ from colorlab.conditioning import Conditioning
 from colorlab.errors import ColorlabError, ImageError, RangeError, RunFileError, ShapeError
 from colorlab.methods.absent import AbsentMethod, ModelDescription
 from colorlab.methods.base import Method, Prepared
-from colorlab.networks.environment import Environment
+from colorlab.networks.environment import Environment, environment_of
 from colorlab.runs.cost import CostMeter
 from colorlab.runs.derived import derive
 from colorlab.runs.edit_values import decode_edit, edit_types
@@ -224,7 +224,9 @@ class _Decoder:
         prepared = _prepare(method, conditioning, settings, (channels, height, width))
         # Asked for here, so that settings the schedule can not follow are refused before any step is read.
         timesteps_of(method, settings)
-        return Segment(_at_least(entry["first_step"], 0, "first_step"), conditioning, settings, prepared, edits)
+        environment = None if isinstance(method, AbsentMethod) else environment_of(method.vae)
+        first_step = _at_least(entry["first_step"], 0, "first_step")
+        return Segment(first_step, conditioning, settings, prepared, edits, environment)
 
     def _conditioning(self, values: dict[str, Any]) -> Conditioning:
         """Make a conditioning; its own reader checks it."""

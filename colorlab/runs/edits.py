@@ -19,7 +19,7 @@ from colorlab.networks.patching import Patch
 from colorlab.runs.tree import Tree
 from colorlab.settings import Settings
 
-__all__ = ["Edit", "EditCall", "check_edits", "entering_latents", "step_patches"]
+__all__ = ["Edit", "EditCall", "check_edits", "edit_tuple", "entering_latents", "step_patches"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +81,19 @@ class Edit(Protocol):
         May ask the networks (another run's step, say): nothing of this prediction is installed yet.
         """
         ...
+
+
+def edit_tuple(edits: object) -> tuple[Edit, ...]:
+    """Return edits that came as a list or tuple.
+
+    Raises:
+        RangeError: they came as something else.
+    """
+    if isinstance(edits, list | tuple):
+        return tuple(edits)
+    raise RangeError(
+        f"edits is {edits!r}, but a list is expected, such as edits=[colorlab.edits.Reweight('red', 2.0)]; [] for none."
+    )
 
 
 def check_edits(edits: Sequence[Edit], call: EditCall, tree: Tree) -> None:

@@ -1,10 +1,11 @@
-"""Keeping runs: `save` writes a run file (`run_file`), `autosave` keeps a journal (`journal`)."""
+"""Keeping runs: `save` writes a run file (`run_file`), `autosave` keeps a journal (`journal`), `to_html` a page."""
 
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colorlab.errors import RunFileError
+from colorlab.errors import RangeError, RunFileError
+from colorlab.runs.pictures import PictureShelf
 
 if TYPE_CHECKING:
     from colorlab.runs.journal import Journal
@@ -16,6 +17,11 @@ class Keeping:
     """What a run can do to outlive its process."""
 
     tree: Any
+    _pictures: PictureShelf
+
+    def forget_pictures(self) -> None:
+        """Give back the memory of all decoded pictures; asked for again, they are decoded again."""
+        self._pictures.forget_from(0)
 
     def save(self, path: str | Path) -> Path:
         """Write the run file of this run and of all others of its tree; `colorlab.open` reads it back bit for bit.
@@ -45,6 +51,29 @@ class Keeping:
         if self.tree.journal is not None:
             self.tree.journal.compact(self)
         return path
+
+    def to_html(self, path: str | Path, *, max_bytes: int = 5 * 2**20) -> Path:
+        """Write the run as one page that needs no kernel: a slider over its steps, and the maps of its words.
+
+        Word maps are replayed (one network call for each step), so that the model has to be here.
+
+        Args:
+            path: ends in ".html"; its folder exists.
+            max_bytes: largest size of the page; the pictures are made smaller until it fits.
+
+        Returns:
+            The path.
+
+        Raises:
+            StateError: the run has taken no step, or its model is not here.
+            RangeError: another ending.
+            ColorlabError: the page can not be written, or does not fit.
+        """
+        path = Path(path).expanduser()
+        if path.suffix != ".html":
+            raise RangeError(f"{str(path)!r} is no name of a page; choose one that ends in .html.")
+        written: Path = importlib.import_module("colorlab.plotting.page").write_page(self, path, max_bytes=max_bytes)
+        return written
 
     def autosave(self, folder: str | Path) -> "Journal":
         """Keep this run and all others of its tree in a folder from now on, step by step.

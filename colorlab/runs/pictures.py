@@ -2,12 +2,30 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from colorlab.errors import RangeError
+from colorlab.networks.environment import Environment
 
-__all__ = ["PictureShelf"]
+__all__ = ["Decoded", "PictureShelf"]
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """A decoded picture.
+
+    Args:
+        image: (H, W, 3) uint8, made read-only.
+        environment: in which it was decoded.
+    """
+
+    image: np.ndarray
+    environment: Environment
+
+    def __post_init__(self) -> None:
+        self.image.setflags(write=False)
 
 
 class PictureShelf:
@@ -21,14 +39,12 @@ class PictureShelf:
         if max_bytes < 0:
             raise RangeError(f"max_bytes is {max_bytes}, but at least 0 is expected.")
         self.max_bytes = max_bytes
-        self._pictures: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._pictures: OrderedDict[int, Decoded] = OrderedDict()
 
-    def get(self, step: int, decode: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the picture of a step, read-only, decoding it only if it is not there."""
+    def get(self, step: int, decode: Callable[[], Decoded]) -> Decoded:
+        """Return the picture of a step, decoding it only if it is not there."""
         if step not in self._pictures:
-            picture = decode()
-            picture.setflags(write=False)
-            self._pictures[step] = picture
+            self._pictures[step] = decode()
         self._pictures.move_to_end(step)
         while len(self._pictures) > 1 and self.num_bytes > self.max_bytes:
             self._pictures.popitem(last=False)
@@ -42,4 +58,4 @@ class PictureShelf:
     @property
     def num_bytes(self) -> int:
         """Bytes of all pictures kept."""
-        return sum(picture.nbytes for picture in tuple(self._pictures.values()))
+        return sum(picture.image.nbytes for picture in tuple(self._pictures.values()))

@@ -13,6 +13,7 @@ from colorlab.exhibits import Exhibit
 
 if TYPE_CHECKING:
     from colorlab.inspection.studies import Studies
+    from colorlab.networks.sites import Site
 
 __all__ = ["Queries", "RunQueries"]
 
@@ -52,7 +53,7 @@ class Queries:
             region: mask (H, W) of the picture, or a stroke.
             measure: "entropy", "spread", "mean_x" or "mean_y".
             direction: whether pixel or region looks ("from") or is looked at ("to").
-            site: path or pattern with `*`; None for all that can answer, averaged.
+            site: path or pattern with `*`, see `sites`; None for all of the denoising network, averaged.
             head: index; None for the mean.
             guidance_pass: in which pass.
             baseline: whether to add what chance would give.
@@ -82,6 +83,28 @@ class Queries:
             max_bytes=max_bytes,
         )
         return exhibit
+
+    def sites(
+        self,
+        glob: str = "*",
+        *,
+        kind: str | Sequence[str] | None = None,
+        resolution: tuple[int, int] | None = None,
+    ) -> "tuple[Site, ...]":
+        """List the places inside the networks that can be asked about (record).
+
+        See `colorlab.inspection.codings.all_sites`.
+
+        Args:
+            glob: pattern for the path; `*` stands for any characters.
+            kind: "attn1", "attn2", "resnet", "transformer", "block", or several; None for all.
+            resolution: (h, w) of the grid; None for all.
+
+        Raises:
+            RangeError: nothing fits; the message names what comes near.
+        """
+        found: tuple[Site, ...] = _inspection("codings").all_sites(self, glob=glob, kind=kind, resolution=resolution)
+        return found
 
     def features(self, step: int, site: str, *, guidance_pass: str = "cond", baseline: bool = False) -> Exhibit:
         """Show the features of a block as colors (replay); see `colorlab.inspection.views.features`."""

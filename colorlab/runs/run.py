@@ -12,14 +12,24 @@ from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.images import to_uint8
-from colorlab.mechanisms.base import Call, MechanismInForce, Phase
+from colorlab.mechanisms.base import MechanismInForce
 from colorlab.methods.base import Method
+from colorlab.networks.environment import environment_of
 from colorlab.runs.cost import Cost, CostMeter, edges_bytes
-from colorlab.runs.edits import Edit
+from colorlab.runs.edits import Edit, edit_tuple
+from colorlab.runs.explaining import explain_call
 from colorlab.runs.keeping import Keeping
-from colorlab.runs.pictures import PictureShelf
+from colorlab.runs.pictures import Decoded, PictureShelf
 from colorlab.runs.queries import RunQueries
-from colorlab.runs.segments import Segment, check_continues, initial_state, make_segment, take_step, timesteps_of
+from colorlab.runs.segments import (
+    Segment,
+    check_continues,
+    decode_picture,
+    initial_state,
+    make_segment,
+    take_step,
+    timesteps_of,
+)
 from colorlab.runs.shortcuts import Shortcuts, apply_shortcuts
 from colorlab.runs.tree import Tree
 from colorlab.sampling.records import StepRecord
@@ -249,7 +259,7 @@ class Run(RunQueries, Keeping):
             conditioning = old.conditioning if conditioning is None else conditioning
             settings = old.settings if settings is None else settings
             conditioning, settings = apply_shortcuts(conditioning, settings, **shortcuts)
-            edits = old.edits if edits is None else tuple(edits)
+            edits = old.edits if edits is None else edit_tuple(edits)
             new = make_segment(self.method, step, conditioning, settings, edits=edits, tree=self.tree, meter=meter)
             segments = (*(segment for segment in self.segments if segment.first_step < step), new)
             initial = self._initial_of(new) if step == 0 else self._initial
@@ -268,7 +278,7 @@ class Run(RunQueries, Keeping):
         """The finished picture, (H, W, 3) uint8, read-only; steps that are missing are taken first."""
         if not self.is_finished:
             self.finish()
-        return self._picture(self.num_steps)
+        return self.decoded(self.num_steps).image
 
     def preview(self, step: int | None = None) -> np.ndarray:
         """Show the clean picture that the model had in mind at a step.
@@ -284,10 +294,18 @@ class Run(RunQueries, Keeping):
         """
         if step is None:
             step = self.step_index if self.is_finished else self.step_index - 1
-        if step == self.num_steps and self.is_finished:
-            return self._picture(step)
-        self._check_record(step)
-        return self._picture(step)
+        return self.decoded(step).image
+
+    def decoded(self, step: int) -> Decoded:
+        """Return the picture of `preview(step)` with the environment in which it was decoded; decoded once."""
+        if not (step == self.num_steps and self.is_finished):
+            self._check_record(step)
+        with self._lock:
+            return self._pictures.get(step, lambda: self._decode(step))
+
+    def clean_latents(self, step: int) -> torch.Tensor:
+        """Return the clean latents (1, C, h, w) predicted at a step; for the number of steps the last state's."""
+        return self.state.latents if step == self.num_steps else self._edges[step][0].pred_original_sample
 
     def explain(self, step: int | None = None) -> dict[str, Exhibit]:
         """Let every mechanism show what it did.
@@ -302,15 +320,7 @@ class Run(RunQueries, Keeping):
             StateError: the step was not taken yet.
         """
         self._check_record(self.step_index - 1 if step is None else step)
-        phases: tuple[Phase, ...] = ("prepare", "decode") if step is None else ("predict", "guide")
-        call = self._call(step)
-        with self.method.lock, torch.no_grad():
-            return {
-                f"{mechanism.name}.{name}": exhibit
-                for mechanism in self.method.mechanisms
-                if mechanism.phase in phases
-                for name, exhibit in mechanism.explain(call).items()
-            }
+        return explain_call(self, step)
 
     @property
     def mechanisms(self) -> dict[str, MechanismInForce]:
@@ -346,45 +356,12 @@ class Run(RunQueries, Keeping):
         self.tree.changed()
         return edge[1]
 
-    def _picture(self, step: int) -> np.ndarray:
-        """Decode and finish the clean prediction of a step, or the last state, once."""
-        with self._lock:
-            return self._pictures.get(step, lambda: self._decode(step))
-
-    def _decode(self, step: int) -> np.ndarray:
-        """Compute what `_picture` keeps."""
+    def _decode(self, step: int) -> Decoded:
+        """Compute what `decoded` keeps."""
         segment = self.segment_at(step)
-        with self.meter.measure("decode"), torch.no_grad():
-            decoded = self.method.decode(self._clean_latents(step), segment.prepared, segment.settings)
-            return to_uint8(self.method.finish_image(decoded, segment.conditioning, segment.settings))
-
-    def _clean_latents(self, step: int) -> torch.Tensor:
-        """Return the clean latents predicted at a step; at the end the last state's."""
-        return self.state.latents if step == self.num_steps else self._edges[step][0].pred_original_sample
-
-    def _call(self, step: int | None) -> Call:
-        """Put together what a mechanism needs to explain itself."""
-        provenance = {
-            "model": self.method.model_name,
-            "weights": self.method.weights_hash,
-            "run": self.name,
-            "step": step,
-        }
-        if step is None:
-            last = self.num_steps if self.is_finished else self.step_index - 1
-            segment = self.segment_at(last)
-            return Call(
-                segment.settings,
-                segment.prepared.tensors(),
-                provenance,
-                self._clean_latents(last),
-                decode=lambda latents, settings: self.method.decode(latents, segment.prepared, settings),
-                read_decoder=lambda latents: self.method.read_decoder(latents, segment.prepared, segment.settings),
-            )
-        segment = self.segment_at(step)
-        return Call(
-            segment.settings, segment.prepared.tensors(), provenance, self.states[step].latents, self._edges[step][0]
-        )
+        with self.meter.measure("decode"):
+            environment = environment_of(self.method.vae)
+            return Decoded(to_uint8(decode_picture(self.method, segment, self.clean_latents(step))), environment)
 
     def _check_state(self, step: int) -> None:
         """Raise unless state `step` exists."""

@@ -10,7 +10,7 @@ import torch
 from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError, StateError
 from colorlab.methods.base import Method, Prepared
-from colorlab.networks.environment import environment_of
+from colorlab.networks.environment import Environment, environment_of
 from colorlab.networks.patching import Patch, patched
 from colorlab.runs.cost import CostMeter
 from colorlab.runs.edits import Edit, EditCall, check_edits, entering_latents, step_patches
@@ -48,6 +48,7 @@ class Segment:
         settings: how to sample.
         prepared: the conditioning, encoded.
         edits: applied in this order around every prediction.
+        environment: in which the conditioning was encoded, by that of the autoencoder; None where nobody took note.
     """
 
     first_step: int
@@ -55,6 +56,7 @@ class Segment:
     settings: Settings
     prepared: Prepared
     edits: tuple[Edit, ...] = ()
+    environment: Environment | None = None
 
 
 def timesteps_of(method: Method, settings: Settings) -> torch.Tensor:
@@ -68,10 +70,10 @@ def timesteps_of(method: Method, settings: Settings) -> torch.Tensor:
 
 
 def initial_state(method: Method, segment: Segment, *, sample_index: int = 0) -> State:
-    """Return the state a run starts from: pure noise, a function of the seed and the sample alone."""
-    shape = (1, *segment.prepared.latent_shape)
+    """Return the state a run starts from: noise of the seed and the sample alone, and what the method makes of it."""
+    noise = initial_noise(segment.settings.seed, sample_index, (1, *segment.prepared.latent_shape))
     return first_state(
-        initial_noise(segment.settings.seed, sample_index, shape),
+        method.start_noise(segment.prepared, noise, segment.settings),
         schedule=method.schedule,
         timesteps=timesteps_of(method, segment.settings),
     )
@@ -153,11 +155,12 @@ def make_segment(
         StateError: an edit needs what is not there yet.
     """
     with meter.measure("prepare"), torch.no_grad():
+        environment = environment_of(method.vae)
         prepared = method.prepare(conditioning, settings)
         steps = timesteps_of(method, settings).tolist()
         check_edits(edits, EditCall.of(method, conditioning, settings, prepared, first_step, timesteps=steps), tree)
     method.warn(prepared.notes)
-    return Segment(first_step, conditioning, settings, prepared, tuple(edits))
+    return Segment(first_step, conditioning, settings, prepared, tuple(edits), environment)
 
 
 def check_continues(method: Method, step: int, old: Segment, new: Segment) -> None:

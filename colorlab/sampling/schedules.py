@@ -127,7 +127,8 @@ class NoiseSchedule:
                 `trailing` (counted down from T).
             solver: whose list; DPM-Solver++ spaces one point more and leaves the last one out.
             as_published: the list of the latent-diffusion code, 1 + k floor(T / steps) for all k below T. It has more
-                entries than asked for when `num_inference_steps` does not divide T.
+                entries than asked for when `num_inference_steps` does not divide T. That code has no DPM-Solver++;
+                whoever publishes with it takes diffusers' list.
 
         Returns:
             (number of steps,) int64, strictly descending; float32 where Euler with `linspace` falls between integers.
@@ -150,7 +151,7 @@ class NoiseSchedule:
 
         # Ascending positions; DPM-Solver++ divides the range once more, so that its last step has room to end in.
         num_points = num_steps + 1 if solver == "dpmpp_2m" else num_steps
-        if as_published:
+        if as_published and solver != "dpmpp_2m":
             if spacing != "leading":
                 raise RangeError(f"spacing is {spacing!r}, but the published list is 'leading'; use that spacing.")
             positions = np.arange(0, num_train, num_train // num_steps)[::-1] + 1.0

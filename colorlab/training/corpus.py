@@ -68,13 +68,9 @@ def scene_corpus(count: int, cache: Path) -> SceneCorpus:
 
 
 def corpus_scene(index: int) -> Scene:
-    """Draw one scene of the corpus anew, with all that is known of it.
+    """Make the scene of the corpus with this index.
 
-    Args:
-        index: in the corpus.
-
-    Returns:
-        The scene. In a quarter of the corpus several objects may be of one kind: the hardest case for naming colors.
+    A quarter of them may hold several objects of one kind: the hardest case for naming colors.
     """
     return make_scene(TRAIN_SEEDS[index], distinct_kinds=index % 4 != 0)
 

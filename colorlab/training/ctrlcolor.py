@@ -38,7 +38,7 @@ from colorlab.training.denoising import DenoisingRecipe, FrozenText, export_mode
 from colorlab.training.encoded_hints import EncodedHints
 from colorlab.training.grids import picture_grid, run_pictures
 from colorlab.training.grounding import NUM_THINGS, AttentionReader, grounding_loss, stroke_grounding_loss
-from colorlab.training.latents import EncodedPictures, working_picture
+from colorlab.training.latents import EncodedPictures, picture_at
 from colorlab.training.pixels import Pictures
 from colorlab.training.prior import SHARED
 from colorlab.training.scenes import TEST_SEEDS, make_scene, simulated_strokes
@@ -344,7 +344,7 @@ class CtrlColorRecipe(HintedRecipe):
         exemplars = torch.from_numpy(self.hints.exemplars[self.hints.rows(indices)]).float()
         exemplars = exemplars * self.has_exemplar(len(indices)).view(-1, 1, 1)
         words = torch.cat([self.text.encode(token_ids), exemplars.to(noisy.device)], dim=1)
-        pictures = torch.stack([working_picture(self.encoded.pictures, index) for index in indices])
+        pictures = torch.stack([picture_at(self.encoded.pictures, index) for index in indices])
         lightness = control_image(pictures).to(noisy.device)
         with (
             AttentionReader(networks.unet, noisy.shape, kind="attn2", glob="up_blocks.*") as cross,

@@ -37,7 +37,7 @@ from colorlab.training.ctrlcolor import DEFORMABLE_PARTS, ControlledUNet, contro
 from colorlab.training.denoising import FrozenText
 from colorlab.training.encoded_hints import EncodedHints
 from colorlab.training.grids import picture_grid
-from colorlab.training.latents import EncodedPictures, working_picture
+from colorlab.training.latents import EncodedPictures, picture_at
 
 NOISE_LEVELS = (1, 121)
 """Timesteps at which the model is asked, the last one exclusive."""
@@ -149,7 +149,7 @@ class DeformableRecipe:
     def slightly_wrong(self, indices: list[int], generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Return pictures (B, 3, H, W) in [0, 1], and what the model makes of their slightly noisy latents."""
         device = self.vae.device
-        image = torch.stack([working_picture(self.encoded.pictures, index) for index in indices]).to(device)
+        image = torch.stack([picture_at(self.encoded.pictures, index) for index in indices]).to(device)
         latents = torch.from_numpy(self.encoded.latents[indices]).float().to(device)
         timesteps = torch.randint(*NOISE_LEVELS, (len(indices),), generator=generator).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)

@@ -151,15 +151,12 @@ class DenoisingRecipe(ABC):
         latents = torch.from_numpy(self.encoded.latents[indices]).float().to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         total = self.schedule.num_train_timesteps
-        # Density 2 t / T: the inverse of its distribution function is the square root.
-        drawn = torch.rand(batch_size, generator=generator).sqrt() * total
-        timesteps = drawn.long().clamp(max=total - 1).to(device)
+        timesteps = draw_timesteps(batch_size, total, generator).to(device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         token_ids = self.text.token_ids(self.captions(indices, generator))
         predicted, attention_loss, numbers = self.predict(module, noisy, timesteps, token_ids, indices)
-        weights = self.cell_weights(indices).to(device)
         squared = (predicted - self.schedule.training_target(latents, noise, timesteps)).square()
-        loss = (weights * squared).mean() / weights.mean() + attention_loss
+        loss = weighted_mean(squared, self.cell_weights(indices).to(device)) + attention_loss
         early = timesteps > total // 2
         mse = {"mse": float(squared.detach().mean()), "mse_early": float(squared.detach()[early].mean())}
         return loss, mse | numbers
@@ -189,7 +186,7 @@ class DenoisingRecipe(ABC):
 
     def cell_weights(self, indices: list[int]) -> torch.Tensor:
         """Return (B, 1, h, w), how much each latent cell counts."""
-        return 1 + (OBJECT_WEIGHT - 1) * self.encoded.object_cells(indices)
+        return object_weights(self.encoded.object_cells(indices))
 
     def _named(self, token_ids: torch.Tensor, indices: list[int]) -> torch.Tensor:
         """Find the tokens that name the instances of each picture, (B, 4, N) bool."""
@@ -208,6 +205,27 @@ class DenoisingRecipe(ABC):
         first = torch.randint(0, photographs, (number,), generator=generator)
         second = torch.randint(0, scenes, (batch_size - number,), generator=generator) + photographs
         return torch.cat([first, second]).tolist()
+
+
+def draw_timesteps(count: int, num_train_timesteps: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw (B,) timesteps with density 2 t / T: the inverse of its distribution function is the square root."""
+    drawn = torch.rand(count, generator=generator).sqrt() * num_train_timesteps
+    return drawn.long().clamp(max=num_train_timesteps - 1)
+
+
+def object_weighted_mean(values: torch.Tensor, object_cells: torch.Tensor) -> torch.Tensor:
+    """Average (B, C, h, w) with `OBJECT_WEIGHT` for the cells (B, 1, h, w) that show an object."""
+    return weighted_mean(values, object_weights(object_cells))
+
+
+def object_weights(object_cells: torch.Tensor) -> torch.Tensor:
+    """Return `OBJECT_WEIGHT` for the cells (B, 1, h, w) that show an object, 1 elsewhere."""
+    return 1 + (OBJECT_WEIGHT - 1) * object_cells
+
+
+def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Average (B, C, h, w) with weights (B, 1, h, w)."""
+    return (weights * values).mean() / weights.mean()
 
 
 def export_model(

@@ -14,7 +14,7 @@ from colorlab.networks.image_tokens import pooled_token
 from colorlab.networks.libraries import AutoencoderKL
 from colorlab.training.corpus import PATCH_PX, corpus_scene
 from colorlab.training.hints import SimulatedHint, photograph_hint, scene_hint
-from colorlab.training.latents import WORKING_PX, is_mirrored, working_picture
+from colorlab.training.latents import WORKING_PX, is_mirrored, picture_at
 from colorlab.training.photos import crops
 from colorlab.training.pixels import Pictures
 from colorlab.training.scenes import exemplar_scene
@@ -131,7 +131,7 @@ def _simulate(pictures: Pictures, index: int) -> tuple[SimulatedHint, torch.Tens
     """
     number = len(pictures.photographs)
     if index < number:
-        image = (working_picture(pictures, index).permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+        image = (picture_at(pictures, index).permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         photograph = torch.from_numpy(np.array(pictures.photographs.images[index]))[None]
         part, _ = crops(photograph, EXEMPLAR_CROP_PX, torch.Generator().manual_seed(HINT_SEED + index))
         exemplar = torch.nn.functional.interpolate(part, size=(WORKING_PX, WORKING_PX), mode="bilinear")[0]

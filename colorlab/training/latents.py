@@ -110,7 +110,9 @@ def encode_pictures(
     key: str,
     luminance: tuple[LuminanceEncoder, str] | None = None,
 ) -> EncodedPictures:
-    """Encode every picture once, or read the arrays from the cache; see `working_picture`.
+    """Encode every picture once, or read the arrays from the cache.
+
+    Every second scene is mirrored; photographs are cut at random, by a fixed seed.
 
     Args:
         pictures: what to encode.
@@ -152,31 +154,8 @@ def weights_key(*files: Path) -> str:
 
 
 def is_mirrored(scene_index: int) -> bool:
-    """Tell whether a scene of the corpus is encoded mirrored: every second one is.
-
-    Args:
-        scene_index: in the scene corpus.
-    """
+    """Tell which scenes of the corpus are encoded mirrored."""
     return scene_index % 2 == 1
-
-
-def working_picture(pictures: Pictures, index: int) -> torch.Tensor:
-    """Return a picture as it is encoded: photographs are cut at random by a fixed seed, every second scene is mirrored.
-
-    Args:
-        pictures: all pictures.
-        index: photographs first, then scenes.
-
-    Returns:
-        (3, 128, 128) float32, [0, 1].
-    """
-    count = len(pictures.photographs)
-    if index < count:
-        photograph = torch.from_numpy(np.array(pictures.photographs.images[index]))[None]
-        return crops(photograph, WORKING_PX, torch.Generator().manual_seed(index))[0][0]
-    image = np.array(pictures.scenes.images[index - count])
-    image = image[:, ::-1].copy() if is_mirrored(index - count) else image
-    return torch.from_numpy(image).permute(2, 0, 1).float() / 255
 
 
 @torch.no_grad()
@@ -190,7 +169,7 @@ def _encoded(
         array = None
         for start in tqdm(range(0, num_photographs + num_scenes, batch_size), desc=path.stem, mininterval=10):
             stop = min(start + batch_size, num_photographs + num_scenes)
-            images = torch.stack([working_picture(pictures, index) for index in range(start, stop)])
+            images = torch.stack([picture_at(pictures, index) for index in range(start, stop)])
             values = encode(images.contiguous(memory_format=torch.channels_last)).to(torch.float16).cpu().numpy()
             if array is None:
                 shape = (num_photographs + num_scenes, *values.shape[1:])
@@ -201,3 +180,14 @@ def _encoded(
         partial.replace(path)
     encoded: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
     return encoded
+
+
+def picture_at(pictures: Pictures, index: int) -> torch.Tensor:
+    """Return picture `index` at working size, (3, H, W) float32, [0, 1]."""
+    count = len(pictures.photographs)
+    if index < count:
+        photograph = torch.from_numpy(np.array(pictures.photographs.images[index]))[None]
+        return crops(photograph, WORKING_PX, torch.Generator().manual_seed(index))[0][0]
+    image = np.array(pictures.scenes.images[index - count])
+    image = image[:, ::-1].copy() if is_mirrored(index - count) else image
+    return torch.from_numpy(image).permute(2, 0, 1).float() / 255

@@ -16,39 +16,55 @@
 | `ctrlcolor-inpaint` | vae, clip, lcad | `family/ctrlcolor-inpaint`: a nine-channel UNet to begin with |
 | `ctrlcolor` | vae, clip, and the two before | `family/ctrlcolor` |
 | `ctrlcolor-deformable` | vae, clip, ctrlcolor | the deformable decoder in `family/ctrlcolor` |
+| `colorizediffusion-sketch` | vae, luminance, lcad | `family/sketch` |
+| `colorizediffusion` | vae, clip, lcad, sketch | `family/colorizediffusion`, reads patches |
+| `colorizediffusion-cls` | vae, clip, lcad, sketch | `family/colorizediffusion-cls`, reads the class token |
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from colorlab.data import data_folder
-from colorlab.errors import StateError, WeightsError
+from colorlab.errors import StateError
 from colorlab.methods.components import load_component
 from colorlab.methods.folder import read_index, write_index
-from colorlab.networks.libraries import AutoencoderKL, CLIPModel, CLIPTokenizer
-from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.networks.exemplar_projection import ExemplarProjection, Reads
+from colorlab.networks.libraries import CLIPModel, CLIPTokenizer
 from colorlab.training.captions import vocabulary
 from colorlab.training.clip import ClipRecipe, Frozen
-from colorlab.training.ctrlcolor import ControlledUNet, CtrlColorRecipe, InpaintRecipe, LightnessRecipe
-from colorlab.training.deformable import DeformableRecipe
+from colorlab.training.colorizediffusion import ColorizeDiffusionRecipe, SketchRecipe, Strategies
+from colorlab.training.ctrlcolor_members import (
+    build_ctrlcolor,
+    build_deformable,
+    build_inpaint,
+    build_lightness,
+)
 from colorlab.training.denoising import DenoisingRecipe, FrozenText
-from colorlab.training.encoded_hints import EncodedHints, encode_hints
-from colorlab.training.latents import EncodedPictures, encode_pictures, weights_key
+from colorlab.training.exemplars import ExemplarKind, SketchedPictures, sketch_pictures
+from colorlab.training.latents import encode_pictures, weights_key
 from colorlab.training.lcad import LcadRecipe, LuminanceRecipe
 from colorlab.training.loop import Plan, Recipe, export_checkpoint, train
+from colorlab.training.members import family_schedule, find_member, load_lcad_unet, load_vae
 from colorlab.training.photos import photographs_key
 from colorlab.training.pixels import Pictures
 from colorlab.training.prior import PriorRecipe
+from colorlab.training.sketched_unet import SketchedUnet
+from colorlab.training.token_words import measure_similarity, phrase_vectors, token_map_of
 from colorlab.training.tokenizer import train_tokenizer
 from colorlab.training.vae import VaeRecipe
 
 NUM_SCENES = 24_000
 """Size of the scene corpus."""
+
+NUM_SKETCHED_SCENES, NUM_SKETCHED_PHOTOGRAPHS = 5_000, 2_000
+"""Pictures that ColorizeDiffusion trains on: tokens of exemplars are 66 KB each."""
+
+DEFAULT_STRATEGIES = Strategies()
+"""What the shipped ColorizeDiffusion does against the distribution problem."""
 
 PLANS: dict[str, Plan] = {
     "vae": Plan(steps=3_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
@@ -62,14 +78,14 @@ PLANS: dict[str, Plan] = {
     "ctrlcolor-inpaint": Plan(steps=600, batch_size=16, learning_rate=4e-4, warmup=20, ema_decay=0.98),
     "ctrlcolor": Plan(steps=4_000, batch_size=16, learning_rate=6e-4, warmup=50, ema_decay=0.998),
     "ctrlcolor-deformable": Plan(steps=600, batch_size=8, learning_rate=4e-4, warmup=20, ema_decay=0.98),
+    "colorizediffusion-sketch": Plan(steps=2_000, batch_size=32, learning_rate=2e-3, ema_decay=0.99),
+    "colorizediffusion": Plan(steps=8_000, batch_size=16, learning_rate=4e-4, ema_decay=0.998),
+    "colorizediffusion-cls": Plan(steps=8_000, batch_size=16, learning_rate=4e-4, ema_decay=0.998),
 }
 """How long each recipe trains unless told otherwise; what the shipped weights got is in their model cards."""
 
 VISION_PHOTOGRAPH_SHARE = 0.7
 """Share of photographs in a batch of `clip-vision`; ours: they are harder to tell from gray than scenes are."""
-
-NUM_HINTED = (1_000, 4_000)
-"""Photographs and scenes for which CtrlColor's recipes encode a hint and an exemplar."""
 
 MEMBERS = {
     "vae": "vae",
@@ -83,6 +99,9 @@ MEMBERS = {
     "ctrlcolor-inpaint": "ctrlcolor-inpaint",
     "ctrlcolor": "ctrlcolor",
     "ctrlcolor-deformable": "ctrlcolor",
+    "colorizediffusion-sketch": "sketch",
+    "colorizediffusion": "colorizediffusion",
+    "colorizediffusion-cls": "colorizediffusion-cls",
 }
 """Folder of `family` that each recipe makes."""
 
@@ -127,9 +146,7 @@ def run_recipe(
     recipe = _BUILDERS[name](pictures, out, cache, torch.device(device))
     member = out / "family" / MEMBERS[name]
     if warm_start:
-        if not isinstance(recipe, DenoisingRecipe):
-            raise StateError(f"{name} is no UNet, so it can not start warm; leave warm_start (--warm-start) out.")
-        recipe.go_on_from(_member(out, MEMBERS[name]), torch.device(device))
+        _start_warm(recipe, name, out, torch.device(device))
     if export_only:
         export_checkpoint(recipe, plan, out / name, member)
     else:
@@ -137,6 +154,19 @@ def run_recipe(
     if name == "clip-vision":
         refresh_indexes(member.parent)
     return member
+
+
+def _start_warm(recipe: Recipe, name: str, out: Path, device: torch.device) -> None:
+    """Let a recipe go on from the member that is there already."""
+    if not isinstance(recipe, DenoisingRecipe | ColorizeDiffusionRecipe):
+        raise StateError(f"{name} is no UNet, so it can not start warm; leave warm_start (--warm-start) out.")
+    folder = find_member(out, MEMBERS[name])
+    if isinstance(recipe, DenoisingRecipe):
+        recipe.go_on_from(folder, device)
+    else:
+        names = ("unet", "sketch_encoder", "exemplar_projection")
+        parts = [load_component(part, folder / part, device=device, dtype=torch.float32) for part in names]
+        recipe.start = SketchedUnet(*parts)
 
 
 def refresh_indexes(family: Path) -> None:
@@ -149,31 +179,6 @@ def refresh_indexes(family: Path) -> None:
         write_index(path.parent, read_index(path.parent))
 
 
-def _member(out: Path, *names: str) -> Path:
-    """Find a trained member under the first of its names that holds weights: in `out`, else in the shipped family."""
-    families = [out / "family"]
-    # Who trains from nothing may have no shipped data at all.
-    with suppress(WeightsError):
-        families.append(data_folder() / "mini")
-    for family in families:
-        for name in names:
-            if any((family / name).rglob("*.safetensors")):
-                return family / name
-    places = " or ".join(str(family) for family in families)
-    raise StateError(f"There is no trained {names[0]} in {places}; train its recipe first.")
-
-
-def _vae(out: Path, device: torch.device) -> AutoencoderKL:
-    """Load the frozen autoencoder."""
-    vae: AutoencoderKL = load_component("vae", _member(out, "vae"), device=device, dtype=torch.float32)
-    return vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-
-
-def _schedule() -> NoiseSchedule:
-    """Return Stable Diffusion's noise levels, as in all four papers, with the prediction of `denoising`."""
-    return NoiseSchedule(prediction_type="v_prediction")
-
-
 def _build_vae(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
     return VaeRecipe(pictures)
 
@@ -183,7 +188,7 @@ def _build_clip(pictures: Pictures, out: Path, cache: Path, device: torch.device
 
 
 def _go_on_with_clip(pictures: Pictures, out: Path, frozen: Frozen) -> Recipe:
-    folder = _member(out, "clip")
+    folder = find_member(out, "clip")
     start = CLIPModel.from_pretrained(folder, dtype=torch.float32)
     return ClipRecipe(pictures, CLIPTokenizer.from_pretrained(folder), start, frozen)
 
@@ -197,82 +202,88 @@ def _build_clip_vision(pictures: Pictures, out: Path, cache: Path, device: torch
 
 
 def _build_prior(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    key = weights_key(*_member(out, "vae").glob("*.safetensors"))
-    encoded = encode_pictures(pictures, _vae(out, device), cache, key=key)
-    return PriorRecipe(encoded, FrozenText.load(_member(out, "clip"), device), _schedule())
+    key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
+    encoded = encode_pictures(pictures, load_vae(out, device), cache, key=key)
+    return PriorRecipe(encoded, FrozenText.load(find_member(out, "clip"), device), family_schedule())
 
 
 def _build_luminance(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    return LuminanceRecipe(pictures, _vae(out, device))
+    return LuminanceRecipe(pictures, load_vae(out, device))
 
 
 def _build_lcad(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    luminance = _member(out, "luminance", "lcad/luminance_encoder")
+    luminance = find_member(out, "luminance", "lcad/luminance_encoder")
     encoder: Any = load_component("luminance_encoder", luminance, device=device, dtype=torch.float32)
     encoder.requires_grad_(False).eval()
-    key = weights_key(*_member(out, "vae").glob("*.safetensors"))
+    key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
     named = (encoder, weights_key(*luminance.glob("*.safetensors")))
-    encoded = encode_pictures(pictures, _vae(out, device), cache, key=key, luminance=named)
-    prior = load_component("unet", _member(out, "prior") / "unet", device=device, dtype=torch.float32)
-    text = FrozenText.load(_member(out, "clip"), device)
-    return LcadRecipe(encoded, text, _schedule(), prior=prior, luminance_encoder=encoder)
+    encoded = encode_pictures(pictures, load_vae(out, device), cache, key=key, luminance=named)
+    prior = load_component("unet", find_member(out, "prior") / "unet", device=device, dtype=torch.float32)
+    text = FrozenText.load(find_member(out, "clip"), device)
+    return LcadRecipe(encoded, text, family_schedule(), prior=prior, luminance_encoder=encoder)
 
 
-def _lcad_unet(out: Path, device: torch.device) -> Any:
-    """Load L-CAD's UNet, from which CtrlColor's networks are grown."""
-    return load_component("unet", _member(out, "lcad") / "unet", device=device, dtype=torch.float32)
-
-
-def _image_encoder(out: Path, device: torch.device) -> Any:
-    """Load the frozen vision tower."""
-    encoder: Any = load_component("image_encoder", _member(out, "clip"), device=device, dtype=torch.float32)
-    return encoder.requires_grad_(False).eval()
-
-
-def _hinted(
-    pictures: Pictures, out: Path, cache: Path, device: torch.device
-) -> tuple[EncodedPictures, EncodedHints, FrozenText]:
-    """Encode what CtrlColor is trained on."""
-    vae, clip = _vae(out, device), _member(out, "clip")
-    key = weights_key(*_member(out, "vae").glob("*.safetensors"))
-    hints_key = f"{key}_{weights_key(*clip.glob('*.safetensors'))}"
-    hints = encode_hints(pictures, vae, _image_encoder(out, device), cache, key=hints_key, counts=NUM_HINTED)
-    return encode_pictures(pictures, vae, cache, key=key), hints, FrozenText.load(clip, device)
-
-
-def _build_lightness(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    luminance = _member(out, "luminance", "lcad/luminance_encoder")
-    encoder: Any = load_component("luminance_encoder", luminance, device=device, dtype=torch.float32)
-    return LightnessRecipe(pictures, _lcad_unet(out, device), encoder.requires_grad_(False).eval())
-
-
-def _build_inpaint(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    return InpaintRecipe(*_hinted(pictures, out, cache, device), _schedule(), lcad=_lcad_unet(out, device))
-
-
-def _build_ctrlcolor(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    unet, control = (
-        load_component(kind, _member(out, f"ctrlcolor-{stage}"), device=device, dtype=torch.float32)
-        for kind, stage in (("unet", "inpaint"), ("control_network", "lightness"))
+def _sketched(
+    pictures: Pictures, out: Path, cache: Path, device: torch.device, exemplar: ExemplarKind
+) -> SketchedPictures:
+    """Draw sketches and encode exemplars of a part of the corpus."""
+    folder = find_member(out, "clip")
+    encoder = load_component("projected_image_encoder", folder, device=device, dtype=torch.float32)
+    return sketch_pictures(
+        pictures,
+        encoder.requires_grad_(False).eval(),
+        cache,
+        key=weights_key(*folder.glob("*.safetensors")),
+        exemplar=exemplar,
+        num_photographs=NUM_SKETCHED_PHOTOGRAPHS,
+        num_scenes=NUM_SKETCHED_SCENES,
     )
-    encoded, hints, text = _hinted(pictures, out, cache, device)
-    return CtrlColorRecipe(encoded, hints, text, _schedule(), unet=unet, control_network=control)
 
 
-def _build_deformable(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    folder = _member(out, "ctrlcolor")
-    parts = [
-        load_component(name, folder / name, device=device, dtype=torch.float32) for name in ("unet", "control_network")
-    ]
-    encoded, hints, text = _hinted(pictures, out, cache, device)
-    return DeformableRecipe(
-        encoded,
-        hints,
-        text,
-        _schedule(),
-        networks=ControlledUNet(*parts).requires_grad_(False),
-        vae=_vae(out, device),
-        image_encoder=_image_encoder(out, device),
+def _build_sketch(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    luminance = find_member(out, "luminance", "lcad/luminance_encoder")
+    encoder: Any = load_component("luminance_encoder", luminance, device=device, dtype=torch.float32)
+    named = (encoder.requires_grad_(False).eval(), weights_key(*luminance.glob("*.safetensors")))
+    key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
+    encoded = encode_pictures(pictures, load_vae(out, device), cache, key=key, luminance=named)
+    return SketchRecipe(encoded, _sketched(pictures, out, cache, device, "arranged"), load_lcad_unet(out, device))
+
+
+def _build_colorizediffusion(
+    pictures: Pictures,
+    out: Path,
+    cache: Path,
+    device: torch.device,
+    *,
+    reads: Reads = "local",
+    strategies: Strategies = DEFAULT_STRATEGIES,
+) -> ColorizeDiffusionRecipe:
+    folder = find_member(out, "clip")
+    clip = {
+        name: load_component(name, folder, device=device, dtype=torch.float32).requires_grad_(False).eval()
+        for name in ("projected_image_encoder", "projected_text_encoder")
+    }
+    text = FrozenText.load(folder, device)
+    phrases = phrase_vectors(text.tokenizer, clip["projected_text_encoder"])
+    polarity, _, present = measure_similarity(clip["projected_image_encoder"], phrases)
+    sketched = _sketched(pictures, out, cache, device, strategies.exemplar)
+    key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        projection = ExemplarProjection(
+            reads=reads, width=sketched.tokens.shape[-1], polarity=polarity, present_similarity=round(present, 3)
+        )
+    sketch_folder = find_member(out, "sketch", "colorizediffusion/sketch_encoder")
+    return ColorizeDiffusionRecipe(
+        encode_pictures(pictures, load_vae(out, device), cache, key=key),
+        sketched,
+        family_schedule(),
+        unet=load_lcad_unet(out, device),
+        sketch_encoder=load_component("sketch_encoder", sketch_folder, device=device, dtype=torch.float32),
+        projection=projection,
+        phrases=phrases,
+        token_map=token_map_of(sketched, pictures.scenes, len(pictures.photographs), text, phrases),
+        strategies=strategies,
     )
 
 
@@ -284,8 +295,11 @@ _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "prior": _build_prior,
     "lcad-luminance": _build_luminance,
     "lcad": _build_lcad,
-    "ctrlcolor-lightness": _build_lightness,
-    "ctrlcolor-inpaint": _build_inpaint,
-    "ctrlcolor": _build_ctrlcolor,
-    "ctrlcolor-deformable": _build_deformable,
+    "ctrlcolor-lightness": build_lightness,
+    "ctrlcolor-inpaint": build_inpaint,
+    "ctrlcolor": build_ctrlcolor,
+    "ctrlcolor-deformable": build_deformable,
+    "colorizediffusion-sketch": _build_sketch,
+    "colorizediffusion": _build_colorizediffusion,
+    "colorizediffusion-cls": partial(_build_colorizediffusion, reads="global"),
 }

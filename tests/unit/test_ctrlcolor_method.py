@@ -152,6 +152,41 @@ def test_exemplar_guidance_lowers_the_loss(colorizer):
         assert loss(record.pred_original_sample) < loss(clean)
 
 
+def test_exemplar_guidance_through_the_network_lowers_the_loss_of_the_next_prediction(colorizer):
+    method = colorizer.method
+    settings = mechanism("exemplar_guidance", exemplar_scale=0.05, through_unet=True)
+    settings = settings.with_mechanism(SAG, is_on=False)
+    exemplar = np.full((20, 30, 3), (250, 20, 20), dtype=np.uint8)
+    cond = Conditioning(gray=tiny_picture(), exemplar=exemplar)
+    run = colorizer.start(cond, settings)
+    calls = method.network_calls.copy()
+    run.step()
+    # One call for the prediction, one for the gradient, and no more for a replay.
+    assert method.network_calls["unet"] - calls["unet"] == 2
+    record, prepared, latents = run.records[0], run.segments[0].prepared, run.states[0].latents
+    direct = settings.with_mechanism("exemplar_guidance", through_unet=False)
+    with torch.no_grad():
+        steer = method.steering_of(prepared, latents, record.timestep, direct)
+        plain = steer(record.noise_pred - record.network_inputs["steering"])
+    assert not torch.allclose(plain, record.network_inputs["steering"])
+    calls = method.network_calls.copy()
+    assert str(replay_step(moment_of(run, 0), []).verdict) == "exact"
+    assert method.network_calls["unet"] - calls["unet"] == 1
+
+    def loss(noisy):
+        predictions = method.predict_noise(prepared, noisy, record.timestep, settings, ("uncond", "cond"))
+        noise_pred = method.guide(predictions, settings)
+        image = method.decode(
+            method.schedule.to_original_sample(noise_pred, noisy, record.timestep), prepared, settings
+        )
+        return float(method.exemplar.loss(image, prepared.gray, prepared.exemplar, method.exemplar_features, settings))
+
+    # The gradient's own promise: a small step of the noisy latents against it lowers the loss of what the network says.
+    with torch.no_grad():
+        assert loss(latents - 0.01 * record.network_inputs["steering"]) < loss(latents)
+    assert all(parameter.grad is None for parameter in method.unet.parameters())
+
+
 # --- strokes and edits ------------------------------------------------------------------------------------------------
 
 
@@ -280,6 +315,9 @@ def test_exhibits(colorizer):
     whole = run.explain()
     assert whole["deformable_decoding.unit_0_offsets"].array.shape == (9, *run.state.latents.shape[-2:], 2)
     assert whole["deformable_decoding.effect"].array.any()
+    edges = whole["deformable_decoding.edge_error"]
+    assert edges.array.shape == edges.baseline.shape == whole["deformable_decoding.effect"].array.shape
+    assert not np.array_equal(edges.array, edges.baseline)
     for exhibit in (*shown.values(), *whole.values()):
         assert exhibit.plot() is not None
     equal = run.branch(run.num_steps, settings=run.settings.with_mechanism("deformable_decoding", gain=0.0))

@@ -7,7 +7,9 @@ from torch.nn import functional
 
 from colorlab.checkpoints import load_ldm_weights
 from colorlab.checkpoints.ctrlcolor import controlnet_key_map, deformable_key_map, split_deformable
+from colorlab.color import lab_to_rgb
 from colorlab.errors import ShapeError, WeightsError
+from colorlab.mechanisms.deformable_decoding import edge_error
 from colorlab.networks.deformable import UNIT_SITES, content_guide, decode_deformable, deform_conv2d
 
 
@@ -124,3 +126,22 @@ def test_published_names_of_the_control_network():
     assert mapped["zero_convs.0.0.weight"] == "controlnet_down_blocks.0.weight"
     with pytest.raises(WeightsError):
         controlnet_key_map(["somewhere.else.weight"])
+
+
+def test_edge_error_sees_chroma_where_the_gray_has_no_edge():
+    lightness = torch.full((1, 1, 12, 16), 50.0)
+    lightness[..., 8:] = 70.0
+    ab = torch.zeros(1, 2, 12, 16)
+    ab[:, 0, :, 8:] = 40.0
+    along = edge_error(lab_to_rgb(torch.cat([lightness, ab], dim=1)), lightness)
+    assert float(along.max()) < 0.01
+    ab = ab.roll(4, dims=-1)
+    ab[..., :4] = 0.0
+    apart = edge_error(lab_to_rgb(torch.cat([torch.full_like(lightness, 60.0), ab], dim=1)), lightness)
+    # The step of chroma lies between columns 11 and 12.
+    assert float(apart[..., 11].min()) == pytest.approx(40.0, abs=0.5)
+    assert float(apart[..., [0, 3, 6, 9, 13, 15]].max()) < 0.01
+    gray = torch.rand(1, 1, 12, 16, generator=torch.Generator().manual_seed(0)).repeat(1, 3, 1, 1)
+    assert float(edge_error(gray, lightness).max()) < 0.05
+    with pytest.raises(ShapeError, match="lightness"):
+        edge_error(gray, lightness[..., :-1])

@@ -362,6 +362,12 @@ def test_what_can_not_work_is_told_when_the_branch_is_made(run, make, error, mes
     assert len(run.tree) == num_runs
 
 
+@pytest.mark.parametrize("given", [edits.Remove("red"), "Remove", 3, {"red": 2.0}], ids=str)
+def test_edits_that_are_no_list_are_told(run, given):
+    with pytest.raises(RangeError, match=r"but a list is expected, such as edits=\["):
+        run.branch(0, edits=given)
+
+
 def test_a_source_that_does_not_fit_is_told_when_the_branch_is_made(run):
     early = run.branch(1)
     dot = np.zeros(SIZE)

@@ -14,7 +14,19 @@ PACKAGE = Path(colorlab.__file__).parent
 
 # From the bottom up; a module imports modules of its own row and of the rows above it in this list.
 LAYERS = (
-    ("errors", "shapes", "color", "images", "strokes", "conditioning", "settings", "data", "picture_codec", "atomic"),
+    (
+        "errors",
+        "shapes",
+        "color",
+        "images",
+        "strokes",
+        "sketches",
+        "conditioning",
+        "settings",
+        "data",
+        "picture_codec",
+        "atomic",
+    ),
     ("eight_bit",),
     ("exhibits",),
     ("networks",),

@@ -5,13 +5,14 @@ import threading
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_colorizer, tiny_picture
+from tiny import tiny_colorizer, tiny_picture, tiny_unet
 
 from colorlab.errors import RangeError, StateError
+from colorlab.networks.environment import environment_of
 from colorlab.networks.patching import Patch
 from colorlab.runs import run as runs_run
 from colorlab.runs.edits import Edit
-from colorlab.runs.pictures import PictureShelf
+from colorlab.runs.pictures import Decoded, PictureShelf
 from colorlab.runs.segments import take_step
 from colorlab.runs.tree import Tree
 
@@ -362,11 +363,14 @@ def test_the_cost_counts_calls_seconds_and_bytes_by_phase(run):
 
 
 def test_pictures_are_kept_within_a_budget():
+    def decode(size):
+        return lambda: Decoded(np.zeros(size, np.uint8), environment_of(tiny_unet(4)))
+
     shelf = PictureShelf(max_bytes=20)
-    first = shelf.get(0, lambda: np.zeros(10, np.uint8))
-    shelf.get(1, lambda: np.zeros(10, np.uint8))
-    assert shelf.get(0, lambda: np.ones(10, np.uint8)) is first
-    shelf.get(2, lambda: np.zeros(15, np.uint8))
+    first = shelf.get(0, decode(10))
+    shelf.get(1, decode(10))
+    assert shelf.get(0, decode(1)) is first
+    shelf.get(2, decode(15))
     assert shelf.num_bytes == 15
     shelf.forget_from(0)
     assert shelf.num_bytes == 0

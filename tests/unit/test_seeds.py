@@ -117,7 +117,9 @@ def test_the_baseline_and_what_can_not_be_asked():
     assert found.baseline.shape == SIZE
     assert np.isfinite(found.baseline).all()
     assert found._repr_png_().startswith(b"\x89PNG")
-    with pytest.raises(RangeError, match="n is 1"):
-        run.study.seeds(1)
-    with pytest.raises(RangeError, match="batch_size is 0"):
-        run.study.seeds(2, batch_size=0)
+    for number in (1, 2.5, "3", True, None):
+        with pytest.raises(RangeError, match=f"n is {number!r}, but a number of seeds"):
+            run.study.seeds(number)
+    for size in (0, 1.5, "4"):
+        with pytest.raises(RangeError, match=f"batch_size is {size!r}, but an integer"):
+            run.study.seeds(2, batch_size=size)

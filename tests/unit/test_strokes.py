@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+import time
 from typing import Any
 
 import numpy as np
@@ -177,3 +178,26 @@ def test_other_things_than_strokes_are_told() -> None:
         Strokes([((1, 2), RED)])  # type: ignore[list-item]
     with pytest.raises(RangeError, match="height and width"):
         Strokes([DOT]).rasterize(0, 5)
+
+
+def test_a_picture_cut_out_of_a_larger_one_shows_the_same_strokes() -> None:
+    draw = np.random.default_rng(0)
+    strokes = Strokes(
+        Stroke(draw.uniform(-20, 80, (int(draw.integers(1, 5)), 2)).tolist(), (10 * k, 9, 9), draw.uniform(0.2, 9))
+        for k in range(20)
+    )
+    moved = Strokes(Stroke([(x + 40, y + 30) for x, y in one.points], one.color, one.radius_px) for one in strokes)
+    for small, large in zip(strokes.rasterize(37, 53), moved.rasterize(120, 150), strict=True):
+        assert torch.equal(small, large[..., 30:67, 40:93])
+
+
+def test_thousands_of_strokes_on_a_large_picture_cost_their_own_pixels_only() -> None:
+    """Twelve megapixels: one array of that size for each stroke would be 36 GB of writing."""
+    draw = np.random.default_rng(1)
+    strokes = Strokes(
+        Stroke((draw.uniform(0, 3000, 2) + draw.uniform(0, 20, (2, 2))).tolist(), (9, 9, 9), 2) for _ in range(3000)
+    )
+    began = time.process_time()
+    mask = strokes.rasterize(3000, 4000)[1]
+    assert time.process_time() - began < 15
+    assert 3000 * 12 < float(mask.sum()) < 3000 * 200

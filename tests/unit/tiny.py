@@ -8,21 +8,26 @@ import torch
 
 from colorlab.colorizer import Colorizer
 from colorlab.methods.base import Method
+from colorlab.methods.colorizediffusion import ColorizeDiffusion
 from colorlab.methods.ctrlcolor import CtrlColor
 from colorlab.methods.lcad import Lcad
 from colorlab.methods.text_to_image import TextToImage
 from colorlab.networks.deformable import DeformableUnits
+from colorlab.networks.exemplar_projection import ExemplarProjection
 from colorlab.networks.libraries import (
     AutoencoderKL,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
+    CLIPVisionModelWithProjection,
     ControlNetModel,
     UNet2DConditionModel,
 )
 from colorlab.networks.luminance import LuminanceEncoder
+from colorlab.networks.sketch_encoder import SketchEncoder
 from colorlab.sampling.schedules import NoiseSchedule
 from colorlab.settings import Settings
 
@@ -131,6 +136,33 @@ def tiny_ctrlcolor(*, optional: bool = True) -> CtrlColor:
                 torch.nn.init.normal_(unit.conv_offset.weight, std=0.1)
             components["image_encoder"] = CLIPVisionModel(vision_config)
     return CtrlColor(components, working_px=32, model_name="tiny/ctrlcolor")
+
+
+def tiny_colorizediffusion(*, reads: str = "local") -> ColorizeDiffusion:
+    """Return a ColorizeDiffusion that works at 32 px with 16 patches; `global` reads the class token."""
+    components = tiny_components(0)
+    del components["luminance_encoder"]
+    text_config = components.pop("text_encoder").config
+    text_config.projection_dim = 16
+    vision_config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=4,
+        projection_dim=16,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        components["projected_text_encoder"] = CLIPTextModelWithProjection(text_config)
+        components["projected_image_encoder"] = CLIPVisionModelWithProjection(vision_config)
+        encoder = SketchEncoder(stem_channels=(4, 4, 4, 8), block_out_channels=(8, 16))
+        for conv in encoder.zero_convs:
+            torch.nn.init.normal_(conv.weight, std=0.3)
+        components["sketch_encoder"] = encoder
+        components["exemplar_projection"] = ExemplarProjection(reads=reads, width=16, num_slots=4, slot_width=8)
+    return ColorizeDiffusion(components, working_px=32, model_name="tiny/colorizediffusion")
 
 
 def tiny_lcad(*, schedule: NoiseSchedule | None = None) -> Lcad:

@@ -1,1 +1,25 @@
-"""Widgets of colorlab."""
+"""Widgets of colorlab: `Studio(colorizer, picture)` shows everything; each view stands alone, too."""
+
+from colorlab_widgets.attention_explorer import AttentionExplorer
+from colorlab_widgets.branch_tree import BranchTree
+from colorlab_widgets.compare_view import CompareView
+from colorlab_widgets.mechanism_panel import MechanismPanel
+from colorlab_widgets.painter.widget import StrokePainter
+from colorlab_widgets.provenance_view import ProvenanceView
+from colorlab_widgets.step_player import StepPlayer
+from colorlab_widgets.studio import Studio
+from colorlab_widgets.trajectory_view import TrajectoryView
+from colorlab_widgets.view_model import ViewModel
+
+__all__ = [
+    "AttentionExplorer",
+    "BranchTree",
+    "CompareView",
+    "MechanismPanel",
+    "ProvenanceView",
+    "StepPlayer",
+    "StrokePainter",
+    "Studio",
+    "TrajectoryView",
+    "ViewModel",
+]

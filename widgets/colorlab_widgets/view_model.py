@@ -24,7 +24,7 @@ from colorlab.settings import Settings, Value
 from colorlab.strokes import Strokes
 from colorlab_widgets.worker import Worker
 
-__all__ = ["LOOK", "LOOK_AHEAD", "RUN", "ViewModel"]
+__all__ = ["LOOK", "LOOK_AHEAD", "RUN", "ViewModel", "as_shown", "in_words"]
 
 RUN = "run"
 """The kind of job that samples; `ViewModel.is_running` tells whether there is one."""
@@ -91,7 +91,7 @@ class ViewModel(traitlets.HasTraits):
             conditioning=conditioning,
             settings=settings or colorizer.settings,
             tree=Tree(),
-            picture=_as_shown(conditioning),
+            picture=as_shown(conditioning),
         )
         self.colorizer = colorizer
         # One entry for each step that was asked for and not taken.
@@ -121,6 +121,15 @@ class ViewModel(traitlets.HasTraits):
         if list(change.new) != list(known) or any(change.new[name] is not known[name] for name in known):
             self.conditioning = self.conditioning.replace(masks=change.new)
 
+    @traitlets.observe("pixel", "region", "word")
+    def _select_one(self, change: Any) -> None:
+        """Let the newest selection take the place of the one before: a pixel, a region or a word."""
+        if change.new is None or (isinstance(change.new, str) and not change.new):
+            return
+        for name, nothing in (("pixel", None), ("region", None), ("word", "")):
+            if name != change.name:
+                setattr(self, name, nothing)
+
     def set_mechanism(self, name: str, **parameters: Value) -> None:
         """Set parameters of one mechanism, its switch `is_on` among them, for the next run.
 
@@ -143,6 +152,26 @@ class ViewModel(traitlets.HasTraits):
         """Start a new run with what is given now and take all its steps; a run under way is stopped, and kept."""
         conditioning, settings = self.conditioning, self.settings
         self._sample(lambda: self.colorizer.start(conditioning, settings, tree=self.tree))
+
+    def apply(self) -> None:
+        """Make what is given now the picture, at the least cost: decoded anew if that is all, else a new run."""
+        run = self.run
+        if run is not None and self.changes_decoding_only:
+            self.branch(run.num_steps)
+        else:
+            self.colorize()
+
+    @property
+    def changes_decoding_only(self) -> bool:
+        """Whether a finished run is looked at, and what was changed since acts when it is decoded and not before."""
+        run, method = self.run, self.colorizer.method
+        if run is None or not run.is_finished or run.conditioning != self.conditioning:
+            return False
+        if run.settings.replace(mechanisms={}) != self.settings.replace(mechanisms={}):
+            return False
+        old, new = run.settings, self.settings
+        changed = [part for part in method.mechanisms if part.in_force(old) != part.in_force(new)]
+        return bool(changed) and all(part.phase == "decode" for part in changed)
 
     def branch(self, step: int | None = None) -> None:
         """Branch the run looked at, at a step (the one looked at by default), with what is given now, and finish it."""
@@ -214,7 +243,7 @@ class ViewModel(traitlets.HasTraits):
                 if left:
                     self.go_to(left[-1])
                 else:
-                    self.run, self.picture, self.step, self.steps_taken = None, _as_shown(self.conditioning), -1, 0
+                    self.run, self.picture, self.step, self.steps_taken = None, as_shown(self.conditioning), -1, 0
 
     def ask(
         self,
@@ -292,6 +321,8 @@ class ViewModel(traitlets.HasTraits):
 
     def _show_run(self, run: Run, step: int, *, with_picture: bool = True) -> None:
         """Set every trait that tells where a run is and which moment is looked at."""
+        if self.run is not None and self.run is not run:
+            self.run.forget_pictures()
         is_end = step >= run.num_steps and run.is_finished
         step = run.num_steps if is_end else min(step, run.step_index - 1)
         picture = run.preview(step) if with_picture and step >= 0 else None
@@ -303,7 +334,7 @@ class ViewModel(traitlets.HasTraits):
         if picture is not None and picture is not self.picture:
             self.picture = picture
         elif step < 0 and with_picture:
-            self.picture = _as_shown(run.conditioning)
+            self.picture = as_shown(run.conditioning)
         self.tree_version += 1
 
     def _note_work(self) -> None:
@@ -338,7 +369,7 @@ def in_words(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {text}" if text else type(problem).__name__
 
 
-def _as_shown(conditioning: Conditioning) -> np.ndarray:
+def as_shown(conditioning: Conditioning) -> np.ndarray:
     """Return the picture to color as (H, W, 3) uint8; a white one where there is none."""
     source = next(
         (part for part in (conditioning.gray, conditioning.base_image, conditioning.sketch) if part is not None), None

@@ -1,0 +1,283 @@
+"""What ColorizeDiffusion's networks receive: sketch, exemplar and its text edits, encoded once for each picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from colorlab.conditioning import Conditioning, Manipulation
+from colorlab.errors import RangeError
+from colorlab.images import resize_image, to_uint8
+from colorlab.mechanisms.exemplar_attention import ExemplarAttention
+from colorlab.mechanisms.exemplar_start import ExemplarStart
+from colorlab.mechanisms.global_manipulation import GlobalManipulation, TextEdit
+from colorlab.mechanisms.position_weights import PositionWeights
+from colorlab.mechanisms.published_sketches import pad_exemplar, place_sketch
+from colorlab.mechanisms.sketch_injection import SketchInjection
+from colorlab.methods.base import Method, Prepared, gray_image
+from colorlab.methods.hints import exemplar_notes, exemplar_picture
+from colorlab.methods.text import EncodedText, encode_text_vector
+from colorlab.networks.image_tokens import projected_tokens
+from colorlab.networks.sketch_encoder import NO_SKETCH, sketch_pixels
+from colorlab.settings import Settings
+from colorlab.sketches import is_blank, is_inverted, sketch_of
+
+__all__ = ["ColorizeDiffusionInputs", "PreparedColorizeDiffusion"]
+
+_EVERYTHING = ("", "everything")
+_NO_ANCHOR = ("", "none")
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedColorizeDiffusion(Prepared):
+    """Everything ColorizeDiffusion's networks receive; N patches, K text edits.
+
+    Args:
+        sketch: (1, 1, H, W), [0, 1], black lines on white, at working size.
+        hints: of the sketch, finest first, strengths applied.
+        blank_hints: the same of blank paper, which stands for "no sketch".
+        exemplar_tokens: (1, 1 + N, D), class token first; zeros without an exemplar.
+        edited_tokens: as `exemplar_tokens`, after the text edits.
+        context: what cross-attention receives, (1, N, D).
+        similarities: of each local edit, (1, N, 1).
+        weights: of each local edit, (1, N, 1).
+        projections: of each global edit, (K, 2, 2), on target and anchor, before and after; empty for local ones.
+        timesteps: (steps,), of the run.
+        exemplar_latents: (1, C, h, w), scaled; None where nothing needs them.
+    """
+
+    sketch: torch.Tensor
+    hints: tuple[torch.Tensor, ...]
+    blank_hints: tuple[torch.Tensor, ...]
+    exemplar_tokens: torch.Tensor
+    edited_tokens: torch.Tensor
+    context: torch.Tensor
+    similarities: tuple[torch.Tensor, ...]
+    weights: tuple[torch.Tensor, ...]
+    projections: torch.Tensor
+    timesteps: torch.Tensor
+    exemplar_latents: torch.Tensor | None = None
+
+
+class ColorizeDiffusionInputs(Method):
+    """The part of ColorizeDiffusion that runs once for each picture; `ColorizeDiffusion` adds the steps."""
+
+    injection = SketchInjection()
+    attention = ExemplarAttention()
+    start = ExemplarStart()
+    position_weights = PositionWeights()
+    global_manipulation = GlobalManipulation()
+
+    def check(self, conditioning: Conditioning, settings: Settings) -> tuple[str, ...]:
+        """Check as every method does, and that there is something to draw from.
+
+        Raises:
+            RangeError: there is neither a sketch nor a gray picture, or the sketch is blank.
+        """
+        if conditioning.sketch is None and conditioning.gray is None:
+            raise RangeError(
+                f"{self.name} needs a sketch, or a gray picture to draw one from, but the conditioning has neither; "
+                "pass sketch=... or gray=..."
+            )
+        if conditioning.sketch is not None and is_blank(conditioning.sketch):
+            raise RangeError(
+                "The sketch is blank; give a drawing with black lines on white, or leave it out and give gray=..."
+            )
+        return super().check(conditioning, settings)
+
+    def prepare(self, conditioning: Conditioning, settings: Settings) -> PreparedColorizeDiffusion:
+        """Encode sketch, exemplar and texts, each only if it is new."""
+        notes = [*self.check(conditioning, settings), *self.sketch_notes(conditioning)]
+        size = self.size_for(conditioning, settings)
+        drawing, hints, blank = self.encode_sketch(conditioning, size, settings)
+        tokens = self.encode_exemplar(conditioning, settings)
+        edits, told = self.encode_edits(conditioning, tokens, settings)
+        edited, done, projections = self.edit_tokens(tokens, edits, settings)
+        if conditioning.exemplar is not None:
+            notes += exemplar_notes(exemplar_picture(conditioning))
+        elif conditioning.manipulations:
+            notes.append("There is no exemplar, so that its text edits have nothing to edit; pass exemplar=...")
+        return PreparedColorizeDiffusion(
+            latent_shape=(self.vae.config.latent_channels, *hints[0].shape[-2:]),
+            notes=tuple(dict.fromkeys((*notes, *told))),
+            sketch=drawing,
+            hints=self.injection.scale(hints, settings),
+            blank_hints=self.injection.scale(blank, settings),
+            exemplar_tokens=tokens,
+            edited_tokens=edited,
+            context=self.project(edited, conditioning),
+            similarities=tuple(edit.similarity for edit in done),
+            weights=tuple(edit.weights for edit in done),
+            projections=projections,
+            timesteps=self.timesteps_of(settings),
+            exemplar_latents=self.encode_start(conditioning, size, settings),
+        )
+
+    def timesteps_of(self, settings: Settings) -> torch.Tensor:
+        """Return the timesteps of a run."""
+        return self.schedule.timesteps(
+            settings.num_inference_steps,
+            settings.timestep_spacing,  # type: ignore[arg-type]
+            solver=settings.solver,  # type: ignore[arg-type]
+            as_published=settings.as_published,
+        )
+
+    def size_for(self, conditioning: Conditioning, settings: Settings) -> tuple[int, int]:
+        """Return the working (height, width); as published it is square, with paper around the sketch."""
+        return self.working_size(None if settings.as_published else conditioning.size)
+
+    def read_sketch(self, conditioning: Conditioning) -> torch.Tensor:
+        """Return the sketch (1, 1, H, W) at its own size: the user's, else the lines of the gray picture."""
+        if conditioning.sketch is None:
+            return sketch_of(gray_image(conditioning))
+        return torch.tensor(conditioning.sketch)[None, None]
+
+    def sketch_notes(self, conditioning: Conditioning) -> tuple[str, ...]:
+        """Return a sentence for the user about a sketch that looks like its own negative."""
+        if conditioning.sketch is None or not is_inverted(conditioning.sketch):
+            return ()
+        return (
+            "The sketch looks inverted, white lines on black, where black lines on white are expected; if it is, give "
+            "colorlab.sketches.invert_sketch(sketch).",
+        )
+
+    def encode_sketch(
+        self, conditioning: Conditioning, size: tuple[int, int], settings: Settings
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """Return the sketch at working size, its hints, and those of blank paper."""
+        encoder = self.components["sketch_encoder"]
+
+        def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            self.network_calls["sketch_encoder"] += 1
+            hints: tuple[torch.Tensor, ...] = encoder(pixels.to(self.device, self.dtype))
+            return hints
+
+        def draw() -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+            drawing = self.read_sketch(conditioning)
+            if settings.as_published:
+                pixels = place_sketch(to_uint8(drawing.repeat(1, 3, 1, 1)), size).picture
+            else:
+                pixels = sketch_pixels(resize_image(drawing, size))
+            return ((1 - pixels[:, :1]) / 2).clamp(0, 1), encode(pixels)
+
+        key = (conditioning.content_hash("sketch", "gray"), size, settings.as_published)
+        drawing, hints = self.cache.get("sketch", key, draw)
+        blank = self.cache.get("blank_sketch", size, lambda: encode(torch.full((1, 3, *size), NO_SKETCH)))
+        return drawing, hints, blank
+
+    def encode_exemplar(self, conditioning: Conditioning, settings: Settings) -> torch.Tensor:
+        """Return the exemplar's tokens (1, 1 + N, D); zeros without an exemplar."""
+        encoder: Any = self.components["projected_image_encoder"]
+        if conditioning.exemplar is None:
+            num_tokens = 1 + (encoder.config.image_size // encoder.config.patch_size) ** 2
+            return torch.zeros(1, num_tokens, encoder.config.projection_dim, device=self.device, dtype=self.dtype)
+        canvas = self.attention.canvas_scale(settings)
+
+        def encode() -> torch.Tensor:
+            picture = exemplar_picture(conditioning)
+            if canvas > 1:
+                padded = pad_exemplar(to_uint8(picture), canvas)
+                picture = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
+            self.network_calls["image_encoder"] += 1
+            return projected_tokens(encoder, picture.to(self.device, self.dtype))
+
+        return self.cache.get("exemplar_tokens", (conditioning.content_hash("exemplar"), canvas), encode)
+
+    def encode_edits(
+        self, conditioning: Conditioning, tokens: torch.Tensor, settings: Settings
+    ) -> tuple[list[TextEdit], list[str]]:
+        """Encode the texts of all manipulations; return them with sentences for the user.
+
+        As published nothing is edited where no target scale is above 0, an empty anchor is the empty sentence, and
+        "everything" is a control text like any other.
+        """
+        asked = conditioning.manipulations
+        if settings.as_published and not any(one.target_scale > 0 for one in asked):
+            asked = ()
+        edits, notes = [], []
+        for one in asked:
+            texts = {"target": one.target_text, **self._optional_texts(one, settings)}
+            encoded = {name: self.encode_text(text, settings) for name, text in texts.items()}
+            notes += [note for text in encoded.values() for note in text.notes]
+            edits.append(TextEdit(one, **{name: text.tokens[0, 0] for name, text in encoded.items()}))
+            if one.enhance and "anchor" not in texts and self.exemplar_part == "local":
+                notes.append(
+                    f"The edit toward {one.target_text!r} is to erase its anchor (enhance), but has none; give "
+                    "anchor_text, or leave enhance out."
+                )
+            if "control" in texts and conditioning.exemplar is not None and self.exemplar_part == "local":
+                notes += self._absence(one.control_text, encoded["control"].tokens[0, 0], tokens)
+        return edits, notes
+
+    def encode_text(self, text: str, settings: Settings) -> EncodedText:
+        """Encode a text into one unit vector, once; as published the last block of the text tower is skipped."""
+        skipped = 1 if settings.as_published else 0
+
+        def encode() -> EncodedText:
+            self.network_calls["text_encoder"] += 1
+            parts = (self.components["tokenizer"], self.components["projected_text_encoder"])
+            return encode_text_vector(text, *parts, num_skipped_blocks=skipped)
+
+        return self.cache.get("text_vector", (text, skipped), encode)
+
+    def edit_tokens(
+        self, tokens: torch.Tensor, edits: Sequence[TextEdit], settings: Settings
+    ) -> tuple[torch.Tensor, tuple[Any, ...], torch.Tensor]:
+        """Apply the text edits to what the model reads: patches or class token."""
+        none = torch.zeros(0, 2, 2)
+        if self.exemplar_part == "global":
+            if not self.global_manipulation.is_on(settings):
+                return tokens, (), none
+            cls, projections = self.global_manipulation.apply(tokens[:, :1], edits)
+            return torch.cat([cls, tokens[:, 1:]], dim=1), (), projections
+        if not self.position_weights.is_on(settings):
+            return tokens, (), none
+        polarity = self.components["exemplar_projection"].config.polarity
+        edited, done = self.position_weights.apply(tokens, edits, settings, polarity=polarity)
+        return edited, done, none
+
+    def project(self, tokens: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """Return what cross-attention receives; zeros without an exemplar, whatever the projection makes of them."""
+        projected: torch.Tensor = self.components["exemplar_projection"](tokens)
+        return torch.zeros_like(projected) if conditioning.exemplar is None else projected
+
+    def encode_start(
+        self, conditioning: Conditioning, size: tuple[int, int], settings: Settings
+    ) -> torch.Tensor | None:
+        """Return the exemplar's latents where something needs them."""
+        if conditioning.exemplar is None or not self.start.is_wanted(settings):
+            return None
+
+        def encode() -> torch.Tensor:
+            return self.encode_picture(resize_image(exemplar_picture(conditioning), size) * 2 - 1).float().cpu()
+
+        return self.cache.get("exemplar_latents", (conditioning.content_hash("exemplar"), size), encode)
+
+    @property
+    def exemplar_part(self) -> Any:
+        """What of the exemplar the model reads: `local` (patches) or `global` (class token)."""
+        return self.components["exemplar_projection"].config.reads
+
+    def _optional_texts(self, one: Manipulation, settings: Settings) -> dict[str, str]:
+        """Return anchor and control text of a manipulation, those that count."""
+        anchor, control = one.anchor_text.strip(), one.control_text.strip()
+        texts = {}
+        if anchor != "none" if settings.as_published else anchor not in _NO_ANCHOR:
+            texts["anchor"] = anchor
+        if settings.as_published or control not in _EVERYTHING:
+            texts["control"] = control
+        return texts
+
+    def _absence(self, text: str, control: torch.Tensor, tokens: torch.Tensor) -> list[str]:
+        """Return a sentence for the user where no patch of the exemplar resembles the control text."""
+        config = self.components["exemplar_projection"].config
+        if config.present_similarity <= 0 or config.polarity != "high":
+            return []
+        best = float(torch.nn.functional.cosine_similarity(tokens[0, 1:], control[None], dim=-1).max())
+        if best >= config.present_similarity:
+            return []
+        return [
+            f"Nothing in the exemplar resembles {text!r} (similarity at most {best:.2f}; what is there has at least "
+            f"{config.present_similarity:.2f}), so that its weights fall on whatever comes nearest."
+        ]

@@ -1,0 +1,207 @@
+"""From a published checkpoint to a model folder, for the methods whose authors published Stable Diffusion weights.
+
+| method | file | second file |
+| --- | --- | --- |
+| `ctrlcolor` | the main checkpoint | the content-guided deformable autoencoder |
+| `lcad` | one of the checkpoints | - |
+
+Neither file holds CLIP's tokenizer: its folder is given beside them. Nothing of a file is executed, see `read_weights`.
+
+Source: `ZhexinLiang/Control-Color@f21054a`, `changzheng123/L-CAD@3e1d8d6`.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from colorlab.checkpoints import architecture
+from colorlab.checkpoints.ctrlcolor import (
+    CONTROL_PREFIX,
+    TEXT_PREFIX,
+    controlnet_key_map,
+    deformable_key_map,
+    split_deformable,
+)
+from colorlab.checkpoints.ldm import (
+    LUMINANCE_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+    load_ldm_weights,
+    luminance_encoder_key_map,
+    select_prefix,
+    unet_key_map,
+    vae_key_map,
+)
+from colorlab.checkpoints.reading import file_sha256, read_weights
+from colorlab.errors import RangeError, WeightsError
+from colorlab.methods.components import load_component
+from colorlab.methods.folder import find_method, save_method
+from colorlab.networks import libraries
+from colorlab.networks.deformable import DeformableUnits
+from colorlab.networks.luminance import LuminanceEncoder
+from colorlab.sampling.schedules import NoiseSchedule
+
+__all__ = ["CONVERTIBLE", "convert_published"]
+
+CONVERTIBLE = ("ctrlcolor", "lcad")
+"""Methods whose published checkpoints can be converted."""
+
+_WORKING_PX = {"ctrlcolor": 512, "lcad": 256}
+
+Weights = Mapping[str, torch.Tensor]
+
+
+def convert_published(
+    method: str,
+    checkpoint: Path,
+    folder: Path,
+    *,
+    tokenizer: Path,
+    deformable: Path | None = None,
+    card: Mapping[str, Any] | None = None,
+) -> Path:
+    """Convert the published checkpoint of a method into a model folder that `colorlab.load` reads.
+
+    Args:
+        method: one of `CONVERTIBLE`.
+        checkpoint: the file.
+        folder: where the model goes.
+        tokenizer: folder of CLIP's tokenizer, `openai/clip-vit-large-patch14` for published weights.
+        deformable: CtrlColor's file of the deformable autoencoder; without it the plain one decodes.
+        card: what the model card says; the hashes of the files are added.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RangeError: there is no such method to convert, or it has no deformable autoencoder.
+        WeightsError: a file is missing, damaged, or holds another network; the tokenizer does not fit.
+        ColorlabError: the folder can not be written.
+    """
+    if method not in CONVERTIBLE:
+        raise RangeError(f"There is nothing to convert for {method!r}; there is for: {', '.join(CONVERTIBLE)}.")
+    if deformable is not None and method != "ctrlcolor":
+        raise RangeError(f"{method} has no deformable autoencoder; leave its file out.")
+    weights = read_weights(checkpoint)
+    components = _shared_components(weights, checkpoint)
+    own = _ctrlcolor_components if method == "ctrlcolor" else _lcad_components
+    components |= own(weights, checkpoint, components)
+    hashes = {"source_sha256": file_sha256(checkpoint)}
+    if deformable is not None:
+        components |= _deformable_components(read_weights(deformable))
+        hashes["deformable_sha256"] = file_sha256(deformable)
+    components["tokenizer"] = _tokenizer(tokenizer, components["text_encoder"])
+    found = find_method(method)
+    built = found(components, _WORKING_PX[method])
+    save_method(built, folder, settings=found.default_settings, card={**(card or {}), **hashes})
+    return folder
+
+
+def _shared_components(weights: Weights, path: Path) -> dict[str, Any]:
+    """Build what both checkpoints hold: UNet, autoencoder, text tower and the schedule of Stable Diffusion 1."""
+    unet = _part(weights, UNET_PREFIX, path, "UNet")
+    vae = {
+        name: value
+        for name, value in _part(weights, VAE_PREFIX, path, "autoencoder").items()
+        if not name.startswith(LUMINANCE_PREFIX.removeprefix(VAE_PREFIX))
+    }
+    return {
+        "unet": _filled(libraries.UNet2DConditionModel, architecture.unet_config, unet, unet_key_map, "UNet"),
+        "vae": _filled(libraries.AutoencoderKL, architecture.vae_config, vae, vae_key_map, "autoencoder"),
+        "text_encoder": _text_encoder(_part(weights, TEXT_PREFIX, path, "text encoder")),
+        "scheduler": NoiseSchedule(),
+    }
+
+
+def _ctrlcolor_components(weights: Weights, path: Path, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the control network; the UNet must be the inpainting one."""
+    _check_channels(shared, 2 * shared["vae"].config.latent_channels + 1, "latents, mask and masked picture", path)
+    control = _part(weights, CONTROL_PREFIX, path, "control network")
+    config, key_map = architecture.controlnet_config, controlnet_key_map
+    return {"control_network": _filled(libraries.ControlNetModel, config, control, key_map, "control network")}
+
+
+def _lcad_components(weights: Weights, path: Path, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the luminance encoder; the UNet must see its deepest tap."""
+    encoder = _part(weights, LUMINANCE_PREFIX, path, "luminance encoder")
+    config, key_map = architecture.luminance_config, luminance_encoder_key_map
+    built = _filled(LuminanceEncoder, config, encoder, key_map, "luminance encoder")
+    seen = shared["vae"].config.latent_channels + built.config.block_out_channels[-1]
+    _check_channels(shared, seen, "latents and the deepest luminance feature", path)
+    return {"luminance_encoder": built}
+
+
+def _deformable_components(weights: Weights) -> dict[str, Any]:
+    """Build the deformable autoencoder and its units."""
+    vae, units = split_deformable(weights)
+    name = "decoder.dcn_in.weight"
+    if name not in units:
+        raise WeightsError(f"There is no {name} in the file of the deformable autoencoder; it holds another network.")
+    built = _filled(libraries.AutoencoderKL, architecture.vae_config, vae, vae_key_map, "deformable autoencoder")
+    channels, _, size, _ = units[name].shape
+    bent = DeformableUnits(channels, built.config.latent_channels, size)
+    load_ldm_weights(bent, units, deformable_key_map(units), name="deformable decoder")
+    return {"deformable_vae": built, "deformable_units": bent}
+
+
+def _filled(
+    network_class: Any,
+    config_of: Callable[[Weights], dict[str, Any]],
+    weights: Weights,
+    key_map: Callable[[Any], dict[str, str]],
+    name: str,
+) -> Any:
+    """Build a network as its weights describe it, without drawing random ones first, and fill it strictly."""
+    with torch.device("meta"):
+        network: nn.Module = network_class.from_config(config_of(weights))
+    network.to_empty(device="cpu")
+    load_ldm_weights(network, weights, key_map(weights), name=name)
+    return network
+
+
+def _text_encoder(weights: Weights) -> Any:
+    """Build CLIP's text tower; its table of positions, which older files hold, is none of its weights."""
+    named = {name: value for name, value in weights.items() if not name.endswith("position_ids")}
+    # Some of its buffers are not in the file, so it can not be built without memory.
+    with torch.random.fork_rng(devices=[]):
+        encoder: Any = libraries.CLIPTextModel(libraries.CLIPTextConfig(**architecture.text_config(named)))
+    # Files say "text_model.", and so does the class before transformers 5.
+    own = encoder.state_dict()
+    prefix = "" if any(name.startswith("text_model.") for name in own) else "text_model."
+    load_ldm_weights(encoder, named, {name: name.removeprefix(prefix) for name in named}, name="text encoder")
+    return encoder
+
+
+def _tokenizer(folder: Path, text_encoder: Any) -> Any:
+    """Load the tokenizer and check that it speaks the text tower's vocabulary."""
+    if not folder.is_dir():
+        raise WeightsError(f"There is no folder {folder} with a tokenizer; give that of openai/clip-vit-large-patch14.")
+    tokenizer = load_component("tokenizer", folder, device=torch.device("cpu"), dtype=torch.float32)
+    vocabulary = text_encoder.config.vocab_size
+    if len(tokenizer) != vocabulary:
+        raise WeightsError(
+            f"The tokenizer in {folder} has {len(tokenizer)} words, but the text encoder {vocabulary}; give the "
+            "tokenizer that belongs to it."
+        )
+    return tokenizer
+
+
+def _part(weights: Weights, prefix: str, path: Path, name: str) -> dict[str, torch.Tensor]:
+    """Return one part of a checkpoint, by names without the prefix."""
+    found = select_prefix(weights, prefix)
+    if not found:
+        raise WeightsError(f"{path} holds no {name}: no weight begins with {prefix!r}; give the main checkpoint.")
+    return found
+
+
+def _check_channels(shared: Mapping[str, Any], expected: int, what: str, path: Path) -> None:
+    """Check what the first convolution of the UNet sees."""
+    found = shared["unet"].config.in_channels
+    if found != expected:
+        raise WeightsError(
+            f"The UNet in {path} sees {found} channels, but {expected} ({what}) are expected; the file belongs to "
+            "another method."
+        )

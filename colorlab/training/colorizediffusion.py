@@ -1,0 +1,297 @@
+"""Recipes `colorizediffusion-sketch`, `colorizediffusion` and `colorizediffusion-cls`: a sketch and an exemplar.
+
+| strategy against the distribution problem | `Strategies` |
+| --- | --- |
+| deformation of the exemplar | `exemplar`: rearranged scenes by default, thin plates, or none |
+| latent shuffle | `shuffles_tokens` |
+| reference drop rate | `drop_rate` |
+| noisy tokens by timestep | `token_noise` |
+| dual-conditioned training | `dual_weight` |
+
+Source: ColorizeDiffusion, arXiv 2401.01456; tellurion-kanata/colorizeDiffusion@d876b7e and @c9bd9fb. Dual-conditioned
+    training is in no released code; its loss is our reading of the paper's summary.
+Deviation (ours, for few samples): begins from L-CAD (`sketched_unet`) and from a sketch encoder that was taught what
+    L-CAD's UNet sees of a gray picture; predicts v; some sketches are dropped, so that guidance by the sketch has a
+    model of "no sketch"; cells of an object are told which patches of the exemplar show it (`grounding`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+from colorlab.colorizer import Colorizer
+from colorlab.errors import RangeError
+from colorlab.networks.exemplar_projection import ExemplarProjection
+from colorlab.networks.libraries import UNet2DConditionModel
+from colorlab.networks.sketch_encoder import NO_SKETCH, SketchEncoder, sketch_pixels
+from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.training.denoising import draw_timesteps, export_model, object_weighted_mean
+from colorlab.training.exemplars import ExemplarKind, SketchedPictures
+from colorlab.training.grids import picture_grid, run_pictures
+from colorlab.training.grounding import NUM_THINGS, AttentionReader, grounding_loss
+from colorlab.training.latents import EncodedPictures
+from colorlab.training.scenes import TEST_SEEDS, exemplar_scene, make_scene, sketch
+from colorlab.training.sketched_unet import SketchedUnet, mini_sketch_encoder, read_tokens_as_words, without_taps
+from colorlab.training.token_strategies import TokenNoise, drop_tokens, noisy_tokens, shuffle_tokens
+from colorlab.training.token_words import named_patches
+
+__all__ = ["SHARED", "ColorizeDiffusionRecipe", "SketchRecipe", "Strategies"]
+
+SHARED = {
+    "vae": "../vae",
+    "projected_image_encoder": "../clip",
+    "projected_text_encoder": "../clip",
+    "tokenizer": "../clip",
+}
+PHOTOGRAPH_SHARE = 0.15
+"""Share of photographs in a batch. Ours."""
+SKETCH_DROP_RATE = 0.05
+"""How often there is no sketch. Ours."""
+GROUNDING_WEIGHT = 0.3
+"""Weight of `grounding_loss`. Ours."""
+
+
+@dataclass(frozen=True)
+class Strategies:
+    """What is done against the distribution problem: exemplars that fit the sketch pixel by pixel are never met again.
+
+    Args:
+        exemplar: which pictures serve as exemplars, see `exemplars`.
+        drop_rate: how often there is no exemplar, [0, 1]; the published runs range from 0.1 to 0.8.
+        shuffles_tokens: reorder the tokens of each batch.
+        token_noise: noise on the tokens by timestep, of the first or the later published version.
+        dual_weight: weight of the prediction without the exemplar beside that with it; costs a second call.
+
+    Raises:
+        RangeError: a rate or weight is out of range.
+    """
+
+    exemplar: ExemplarKind = "arranged"
+    drop_rate: float = 0.2
+    shuffles_tokens: bool = False
+    token_noise: TokenNoise = "none"
+    dual_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_rate <= 1 or self.dual_weight < 0:
+            raise RangeError(
+                f"drop_rate is {self.drop_rate} and dual_weight {self.dual_weight}, but 0 to 1 and at least 0 are "
+                "expected."
+            )
+
+
+@dataclass
+class SketchRecipe:
+    """Stage 1: the first hint learns to say of a sketch what L-CAD's UNet sees of the gray picture's deepest tap.
+
+    Args:
+        encoded: must hold taps.
+        sketched: sketches of a part of them.
+        unet: of L-CAD.
+        seed: of the initial weights.
+    """
+
+    encoded: EncodedPictures
+    sketched: SketchedPictures
+    unet: UNet2DConditionModel
+    seed: int = 0
+    name: str = field(default="colorizediffusion-sketch", init=False)
+
+    def trainable(self) -> nn.Module:
+        """Return the untrained sketch encoder."""
+        return mini_sketch_encoder(self.unet, seed=self.seed)
+
+    def loss(
+        self, module: nn.Module, generator: torch.Generator, batch_size: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Compare the first hints with the taps' part of L-CAD's first convolution; relative to its variance."""
+        device = next(module.parameters()).device
+        rows = draw_rows(self.sketched, batch_size, generator)
+        target = self._seen(rows).to(device)
+        hint = module(pixels_of(self.sketched, rows).to(device))[0]
+        error = (hint - target).square().mean() / target.var()
+        return error, {"unexplained": float(error.detach())}
+
+    def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:
+        """Show sketches, the first hints and what they should be, as lengths over the channels."""
+        rows = draw_rows(self.sketched, 8, torch.Generator().manual_seed(1))
+        pixels = pixels_of(self.sketched, rows)
+        with torch.no_grad():
+            maps = [
+                torch.linalg.vector_norm(part, dim=1, keepdim=True) for part in (module(pixels)[0], self._seen(rows))
+            ]
+        shown = [functional.interpolate(part / maps[1].max(), size=pixels.shape[-2:]) for part in maps]
+        return picture_grid([(1 - pixels[:, :1]) / 2, *shown])
+
+    def export(self, folder: Path, module: Any, card: Mapping[str, object]) -> None:
+        """Save the sketch encoder."""
+        module.save_pretrained(folder)
+
+    @torch.no_grad()
+    def _seen(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return what the taps add to the features behind L-CAD's first convolution."""
+        taps = self.encoded.taps
+        if taps is None:
+            raise RangeError("colorizediffusion-sketch trains on pictures that were encoded with a luminance encoder.")
+        values = torch.from_numpy(taps[self.sketched.indices[rows.numpy()]]).float()
+        conv = self.unet.conv_in
+        return functional.conv2d(values, conv.weight[:, 4:].cpu(), padding=conv.padding)
+
+
+class ColorizeDiffusionRecipe:
+    """Stage 2: denoise, given a sketch and an exemplar.
+
+    Args:
+        encoded: latents of all pictures.
+        sketched: sketches and exemplars of a part of them.
+        schedule: noise schedule.
+        unet: of L-CAD, to begin with.
+        sketch_encoder: of stage 1, to begin with.
+        projection: of the exemplar's tokens, which says what the model reads.
+        phrases: (D,) unit text vector of every "the color kind".
+        token_map: (D, D) from patches to words, see `fit_token_map`.
+        strategies: against the distribution problem.
+        start: a model folder of this recipe to go on from, by its networks.
+    """
+
+    def __init__(
+        self,
+        encoded: EncodedPictures,
+        sketched: SketchedPictures,
+        schedule: NoiseSchedule,
+        *,
+        unet: UNet2DConditionModel,
+        sketch_encoder: SketchEncoder,
+        projection: ExemplarProjection,
+        phrases: Mapping[tuple[str, str], torch.Tensor],
+        token_map: torch.Tensor,
+        strategies: Strategies,
+        start: SketchedUnet | None = None,
+    ) -> None:
+        self.encoded, self.sketched, self.schedule = encoded, sketched, schedule
+        self.unet, self.sketch_encoder, self.projection = unet, sketch_encoder, projection
+        self.phrases, self.token_map, self.strategies, self.start = phrases, token_map, strategies, start
+
+    @property
+    def name(self) -> str:
+        """`colorizediffusion`, or `colorizediffusion-cls` for what reads the class token."""
+        return "colorizediffusion" if self._reads_patches else "colorizediffusion-cls"
+
+    def trainable(self) -> nn.Module:
+        """Return L-CAD's UNet for latents alone, its words replaced by tokens, with sketch encoder and projection."""
+        if self.start is not None:
+            return self.start
+        unet = without_taps(self.unet)
+        read_tokens_as_words(unet, self.token_map)
+        return SketchedUnet(unet, self.sketch_encoder, self.projection)
+
+    def loss(
+        self, module: nn.Module, generator: torch.Generator, batch_size: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Denoise one batch."""
+        bare: Any = getattr(module, "module", module)
+        device = next(module.parameters()).device
+        rows = draw_rows(self.sketched, batch_size, generator)
+        indices = self.sketched.indices[rows.numpy()].tolist()
+        latents = torch.from_numpy(self.encoded.latents[indices]).float().to(device)
+        noise = torch.randn(latents.shape, generator=generator).to(device)
+        timesteps = draw_timesteps(batch_size, self.schedule.num_train_timesteps, generator).to(device)
+        noisy = self.schedule.add_noise(latents, noise, timesteps)
+        target = self.schedule.training_target(latents, noise, timesteps)
+        cells = self.encoded.object_cells(indices).to(device)
+        pixels = self._drop_sketches(pixels_of(self.sketched, rows), generator).to(device)
+        given = torch.from_numpy(self.sketched.tokens[rows.numpy()]).float().to(device)
+        tokens = self._prepare_tokens(bare.projection(given), timesteps, generator)
+
+        with AttentionReader(bare.unet, noisy.shape) as reader:
+            predicted = module(noisy, timesteps, pixels, tokens)
+        squared = (predicted - target).square()
+        loss = object_weighted_mean(squared, cells)
+        early = timesteps > self.schedule.num_train_timesteps // 2
+        numbers = {"mse": float(squared.detach().mean()), "mse_early": float(squared.detach()[early].mean())}
+        if self._reads_patches:
+            named = self._named(tokens.detach().cpu(), indices)
+            grounding = grounding_loss(reader.probabilities(), named, self.encoded.patches(indices))
+            loss = loss + GROUNDING_WEIGHT * grounding
+            numbers["grounding"] = float(grounding.detach())
+        if self.strategies.dual_weight:
+            alone = module(noisy, timesteps, pixels, torch.zeros_like(tokens))
+            loss = loss + self.strategies.dual_weight * object_weighted_mean((alone - target).square(), cells)
+        return loss, numbers
+
+    def export(self, folder: Path, module: Any, card: Mapping[str, object]) -> None:
+        """Write the model folder; the shared components lie beside it."""
+        own = {
+            "unet": module.unet,
+            "sketch_encoder": module.sketch_encoder,
+            "exemplar_projection": module.projection,
+            "scheduler": self.schedule,
+        }
+        told = {**card, "strategies": asdict(self.strategies)}
+        export_model(folder, method="colorizediffusion", own=own, shared=SHARED, settings={}, card=told)
+
+    def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:
+        """Color the sketches of a few held-out scenes like rearranged ones; exemplar and truth stand last."""
+        colorizer = Colorizer.from_pretrained(folder)
+        rows = []
+        for seed in TEST_SEEDS[:6]:
+            scene = make_scene(seed)
+            exemplar = exemplar_scene(scene, seed=0).image
+            run = colorizer.start(sketch=sketch(scene), exemplar=exemplar)
+            known = [torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 for image in (exemplar, scene.image)]
+            rows.append(torch.cat([run_pictures(run, (2, 6, 12)), *known]))
+        return picture_grid(rows)
+
+    @property
+    def _reads_patches(self) -> bool:
+        """Whether the model reads the exemplar's patches."""
+        return bool(self.projection.config.reads == "local")
+
+    def _prepare_tokens(
+        self, tokens: torch.Tensor, timesteps: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Shuffle, make noisy and drop, as far as the strategies ask for it."""
+        wanted = self.strategies
+        if wanted.shuffles_tokens:
+            tokens = shuffle_tokens(tokens, torch.randperm(tokens.shape[1], generator=generator).to(tokens.device))
+        if wanted.token_noise != "none":
+            noise = torch.randn(tokens.shape, generator=generator).to(tokens)
+            shared = torch.randn(len(tokens), generator=generator).to(tokens)
+            tokens = noisy_tokens(tokens, noise, timesteps, self.schedule, version=wanted.token_noise, shared=shared)
+        kept = torch.rand(len(tokens), generator=generator) >= wanted.drop_rate
+        return drop_tokens(tokens, kept.to(tokens))
+
+    def _drop_sketches(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Replace a few sketches by blank paper."""
+        dropped = torch.rand(len(pixels), generator=generator) < SKETCH_DROP_RATE
+        return torch.where(dropped[:, None, None, None], NO_SKETCH, pixels)
+
+    def _named(self, tokens: torch.Tensor, indices: list[int]) -> torch.Tensor:
+        """Find the patches that show each object of a scene, (B, 4, N) bool; none in dropped exemplars."""
+        named = torch.zeros(len(indices), NUM_THINGS, tokens.shape[1], dtype=torch.bool)
+        for row, index in enumerate(indices):
+            things = self.encoded.things(index)
+            if things:
+                vectors = torch.stack([self.phrases[thing] for thing in things])
+                named[row, : len(things)] = named_patches(tokens[row], vectors)
+        return named
+
+
+def draw_rows(sketched: SketchedPictures, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw rows (B,) of the arrays: a fixed share of photographs, the rest scenes."""
+    number = round(count * PHOTOGRAPH_SHARE) if sketched.num_photographs else 0
+    first = torch.randint(0, max(1, sketched.num_photographs), (number,), generator=generator)
+    scenes = len(sketched.indices) - sketched.num_photographs
+    second = torch.randint(0, scenes, (count - number,), generator=generator) + sketched.num_photographs
+    return torch.cat([first, second])
+
+
+def pixels_of(sketched: SketchedPictures, rows: torch.Tensor) -> torch.Tensor:
+    """Return sketches (B, 3, H, W) as the sketch encoder sees them."""
+    return sketch_pixels(torch.from_numpy(sketched.sketches[rows.numpy()])[:, None].float() / 255)

@@ -1,0 +1,94 @@
+"""What ColorizeDiffusion trains: UNet, sketch encoder and exemplar projection as one module, and how it begins.
+
+It begins from the family's L-CAD: the latents' part of its first convolution, and cross-attention whose keys and values
+read an exemplar's patch as if it were the noun of a caption that names what the patch shows. CLIP's patches are aligned
+to words one by one, so that a linear map from patches to hidden states of nouns says which noun that is.
+
+Source: ours; the paper begins from the weights of a text-to-image model and trains 4.8 million pairs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from colorlab.networks.exemplar_projection import ExemplarProjection
+from colorlab.networks.libraries import UNet2DConditionModel
+from colorlab.networks.sketch_encoder import SketchEncoder, injected_hints
+
+__all__ = ["SketchedUnet", "fit_token_map", "mini_sketch_encoder", "read_tokens_as_words", "without_taps"]
+
+_STEM_CHANNELS = (12, 24, 64, 128)
+_RIDGE = 1e-2
+
+
+class SketchedUnet(nn.Module):
+    """UNet, sketch encoder and exemplar projection behind one `forward`.
+
+    Args:
+        unet: with four input channels.
+        sketch_encoder: of its widths.
+        projection: of the exemplar's tokens.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, sketch_encoder: SketchEncoder, projection: ExemplarProjection
+    ) -> None:
+        super().__init__()
+        self.unet, self.sketch_encoder, self.projection = unet, sketch_encoder, projection
+
+    def forward(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, pixels: torch.Tensor, tokens: torch.Tensor
+    ) -> torch.Tensor:
+        """Predict from (B, 4, h, w) latents, (B,) timesteps, (B, 3, H, W) sketch pixels and (B, N, D) tokens."""
+        with injected_hints(self.unet, self.sketch_encoder(pixels)):
+            predicted: torch.Tensor = self.unet(noisy, timesteps, encoder_hidden_states=tokens).sample
+        return predicted
+
+
+def mini_sketch_encoder(unet: UNet2DConditionModel, *, seed: int = 0) -> SketchEncoder:
+    """Return the family's untrained sketch encoder for a UNet."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SketchEncoder(stem_channels=_STEM_CHANNELS, block_out_channels=unet.config.block_out_channels)
+
+
+def without_taps(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Copy a UNet without the input channels behind the latents' four."""
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    with torch.device("meta"):
+        bare = UNet2DConditionModel.from_config(config | {"in_channels": 4})
+    weights = {name: value.detach().clone() for name, value in unet.state_dict().items()}
+    weights["conv_in.weight"] = weights["conv_in.weight"][:, :4].clone()
+    bare.load_state_dict(weights, assign=True)
+    return bare.train(unet.training)
+
+
+def fit_token_map(tokens: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Fit the matrix W of least squares with W x near y.
+
+    Args:
+        tokens: (M, D), x.
+        states: (M, E), y.
+
+    Returns:
+        (E, D).
+    """
+    gram = tokens.T @ tokens / len(tokens)
+    ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
+    return torch.linalg.solve(gram + ridge, tokens.T @ states / len(tokens)).T
+
+
+@torch.no_grad()
+def read_tokens_as_words(unet: UNet2DConditionModel, token_map: torch.Tensor) -> None:
+    """Let keys and values of cross-attention read tokens through a map; the UNet is changed in place.
+
+    Args:
+        unet: its cross-attention reads E wide words, and afterwards D wide tokens.
+        token_map: (E, D) with E = D, as their layers are not made anew.
+    """
+    attentions: Sequence[Any] = [module for name, module in unet.named_modules() if name.endswith("attn2")]
+    for attention in attentions:
+        for projection in (attention.to_k, attention.to_v):
+            projection.weight.copy_(projection.weight @ token_map)

@@ -1,0 +1,269 @@
+"""ColorizeDiffusion on tiny random networks: what each input does, guidance, windows, text edits, and bad input."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_colorizediffusion, tiny_colorizer, tiny_picture
+
+from colorlab.colorizer import Colorizer
+from colorlab.conditioning import Conditioning, Manipulation
+from colorlab.errors import RangeError, ShapeError
+from colorlab.inspection.replay import moment_of, replay_step, run_sites
+from colorlab.methods.base import ConditioningWarning
+from colorlab.methods.folder import load_method, read_index
+from colorlab.settings import Settings
+from colorlab.sketches import extract_sketch, invert_sketch
+
+DUAL = {"dual_guidance": {"sketch_guidance_scale": 2.0}}
+
+
+@pytest.fixture
+def colorizer():
+    return tiny_colorizer(tiny_colorizediffusion())
+
+
+@pytest.fixture(scope="module")
+def drawing():
+    sketch = np.ones((40, 56), np.float32)
+    sketch[10:30, 20] = sketch[10:30, 40] = sketch[10, 20:40] = sketch[29, 20:40] = 0
+    return sketch
+
+
+@pytest.fixture(scope="module")
+def exemplar():
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return np.kron(picture, np.ones((8, 8, 1), dtype=np.uint8))
+
+
+def run_of(colorizer, **given):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConditioningWarning)
+        return colorizer.start(**given).finish(progress=False)
+
+
+def notes_of(colorizer, **given):
+    return colorizer.method.prepare(Conditioning(**given), colorizer.settings).notes
+
+
+# --- what each input does ---------------------------------------------------------------------------------------------
+
+
+def test_sketch_exemplar_and_edits_each_change_the_picture_and_the_size_is_the_inputs(colorizer, drawing, exemplar):
+    edit = Manipulation("blue car", 8.0, control_text="red car")
+    other = drawing[:, ::-1].copy()
+    mixtures = [
+        {"sketch": drawing},
+        {"sketch": other},
+        {"sketch": drawing, "exemplar": exemplar},
+        {"sketch": drawing, "exemplar": exemplar, "manipulations": [edit]},
+    ]
+    runs = [run_of(colorizer, **mixture) for mixture in mixtures]
+    for index, one in enumerate(runs):
+        assert torch.isfinite(one.state.latents).all()
+        assert one.image.shape == (40, 56, 3)
+        assert not any(torch.equal(one.state.latents, other.state.latents) for other in runs[:index])
+
+
+def test_a_gray_picture_gives_its_lines_and_keeps_its_lightness(colorizer, exemplar):
+    gray = tiny_picture()
+    run = run_of(colorizer, gray=gray, exemplar=exemplar)
+    drawn = run_of(colorizer, sketch=extract_sketch(gray), exemplar=exemplar)
+    assert torch.equal(run.state.latents, drawn.state.latents)
+    from colorlab.color import rgb_to_lab
+
+    image = torch.from_numpy(run.image.copy()).permute(2, 0, 1)[None].float() / 255
+    wanted = torch.from_numpy(np.repeat(gray[None], 3, axis=0))[None].float() / 255
+    assert float((rgb_to_lab(image)[:, 0] - rgb_to_lab(wanted)[:, 0]).abs().max()) < 0.6
+
+
+def test_without_an_exemplar_the_exemplars_guidance_changes_nothing(colorizer, drawing):
+    states = [run_of(colorizer, sketch=drawing, guidance_scale=scale).state.latents for scale in (1.0, 6.0)]
+    torch.testing.assert_close(*states, rtol=1e-5, atol=1e-5)
+
+
+def test_zero_tokens_give_cross_attention_its_bias_alone(colorizer, drawing):
+    unet = colorizer.method.unet
+    attention = unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    with torch.no_grad():
+        hidden = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(0))
+        for num_tokens in (1, 16):
+            out = attention(hidden, encoder_hidden_states=torch.zeros(2, num_tokens, 16))
+            assert torch.equal(out, attention.to_out[0].bias.expand_as(out))
+
+
+def test_the_class_token_model_is_edited_globally(drawing, exemplar):
+    colorizer = tiny_colorizer(tiny_colorizediffusion(reads="global"))
+    edit = Manipulation("blue", 5.0)
+    prepared = colorizer.prepare(Conditioning(sketch=drawing, exemplar=exemplar, manipulations=[edit]))
+    assert prepared.context.shape == (1, 16, 16)
+    assert float(prepared.projections[0, 0, 1]) == pytest.approx(5.0, abs=1e-4)
+    assert torch.equal(prepared.edited_tokens[:, 1:], prepared.exemplar_tokens[:, 1:])
+    exhibits = run_of(colorizer, sketch=drawing, exemplar=exemplar, manipulations=[edit]).explain()
+    assert exhibits["global_manipulation.projections_0"].array[1] == pytest.approx(5.0, abs=1e-4)
+
+
+def test_runs_are_replayed_exactly_and_explain_themselves(colorizer, drawing, exemplar):
+    edit = Manipulation("blue car", 8.0, control_text="red car")
+    settings = colorizer.settings.replace(mechanisms=DUAL)
+    run = run_of(colorizer, sketch=drawing, exemplar=exemplar, manipulations=[edit], settings=settings)
+    assert list(run._edges[0][0].predictions) == ["full", "no_exemplar", "no_sketch"]
+    site = next(site for site in run_sites(run) if site.kind == "attn2")
+    assert replay_step(moment_of(run, 1), [site]).verdict.name == "exact"
+    names = {
+        "dual_guidance.exemplar_field",
+        "dual_guidance.sketch_field",
+        "dual_guidance.angle",
+        "dual_guidance.formulas",
+    }
+    assert names <= set(run.explain(1))
+    assert {"position_weights.similarities_0", "position_weights.weights_0", "position_weights.moved"} <= set(
+        run.explain()
+    )
+    assert run.explain()["position_weights.weights_0"].array.shape == (4, 4)
+
+
+def test_a_model_folder_keeps_bits_and_polarity(colorizer, drawing, exemplar, tmp_path):
+    colorizer.save_pretrained(tmp_path)
+    loaded = Colorizer(
+        load_method(tmp_path, read_index(tmp_path), device=torch.device("cpu"), dtype=torch.float32),
+        settings=colorizer.settings,
+    )
+    given = {"sketch": drawing, "exemplar": exemplar, "manipulations": [Manipulation("blue", 4.0)]}
+    # The weights are the same bits; sums in CLIP's towers may be added in another order.
+    latents = [run_of(one, **given).state.latents for one in (loaded, colorizer)]
+    torch.testing.assert_close(*latents, rtol=1e-4, atol=1e-4)
+    assert loaded.method.components["exemplar_projection"].config.polarity == "high"
+
+
+# --- guidance, windows, strengths -------------------------------------------------------------------------------------
+
+
+def test_the_corrected_formula_is_continuous_at_scale_1_and_the_published_one_halves(colorizer, drawing, exemplar):
+    def latents(scale, formula):
+        parameters = {"sketch_guidance_scale": scale, "formula": formula}
+        settings = colorizer.settings.replace(mechanisms={"dual_guidance": parameters})
+        return run_of(colorizer, sketch=drawing, exemplar=exemplar, settings=settings).state.latents
+
+    off = latents(1.0, "corrected")
+    assert torch.equal(off, latents(1.0, "published"))
+    torch.testing.assert_close(latents(1.0 + 1e-6, "corrected"), off, rtol=1e-3, atol=1e-3)
+    assert float((latents(1.0 + 1e-6, "published") - off).abs().max()) > 0.01
+
+
+def test_a_window_is_asked_at_every_step_but_as_published_it_never_opens_again(colorizer, drawing, exemplar):
+    # The steps lie at 0.25, 0.5, 0.75 and 1 of the run.
+    window = {"exemplar_attention": {"skip_start": 0.4, "skip_end": 0.8}}
+    for is_published, wanted in ((False, [True, False, False, True]), (True, [True, False, False, False])):
+        settings = Settings(num_inference_steps=4, solver="ddim", mechanisms=window, as_published=is_published)
+        prepared = colorizer.prepare(Conditioning(sketch=drawing, exemplar=exemplar), settings)
+        seen = [colorizer.method.is_exemplar_seen(prepared, t, settings) for t in prepared.timesteps.tolist()]
+        assert seen == wanted
+
+
+def test_layers_scaled_to_zero_are_as_good_as_no_exemplar(colorizer, drawing, exemplar):
+    num_layers = len(colorizer.method.unet.attn_processors) // 2
+    mechanisms = {"exemplar_attention": {"layer_scales": (0.0,) * num_layers}}
+    settings = colorizer.settings.replace(mechanisms=mechanisms, guidance_scale=1.0)
+    off = run_of(colorizer, sketch=drawing, exemplar=exemplar, settings=settings).state.latents
+    none = run_of(colorizer, sketch=drawing, guidance_scale=1.0).state.latents
+    torch.testing.assert_close(off, none, rtol=1e-5, atol=1e-5)
+    with pytest.raises(RangeError, match=r"has 2 scales, but this model has \d+ cross-attention layers"):
+        run_of(
+            colorizer,
+            sketch=drawing,
+            settings=settings.with_mechanism("exemplar_attention", layer_scales=(0.5, 0.5)),
+        )
+
+
+def test_a_sketch_without_strength_is_no_sketch_and_levels_are_counted(colorizer, drawing):
+    settings = colorizer.settings.with_mechanism("sketch_injection", strength=0.0)
+    other = drawing[:, ::-1].copy()
+    assert torch.equal(
+        run_of(colorizer, sketch=drawing, settings=settings).state.latents,
+        run_of(colorizer, sketch=other, settings=settings).state.latents,
+    )
+    settings = colorizer.settings.with_mechanism("sketch_injection", level_strengths=(1.0, 1.0))
+    with pytest.raises(RangeError, match="has 2 factors, but this model has 3 hints"):
+        run_of(colorizer, sketch=drawing, settings=settings)
+
+
+def test_reference_noise_starts_from_the_exemplar_and_token_noise_changes_early_steps(colorizer, drawing, exemplar):
+    plain = run_of(colorizer, sketch=drawing, exemplar=exemplar)
+    for name, parameters in (("exemplar_start", {"is_used": True}), ("exemplar_attention", {"noise_level": 0.5})):
+        settings = colorizer.settings.with_mechanism(name, **parameters)
+        again = [run_of(colorizer, sketch=drawing, exemplar=exemplar, settings=settings) for _ in range(2)]
+        assert torch.equal(again[0].state.latents, again[1].state.latents)
+        assert not torch.equal(again[0].state.latents, plain.state.latents)
+
+
+def test_as_published_runs_on_paper_of_its_own_and_comes_back_to_the_sketchs_shape(colorizer, drawing, exemplar):
+    settings = Settings(num_inference_steps=4, as_published=True)
+    run = run_of(colorizer, sketch=drawing, exemplar=exemplar, settings=settings)
+    assert run.state.latents.shape[-2:] == (4, 4)
+    # 40 x 56 in a square of 32: int(40 * 32 / 56) rows are left.
+    assert run.image.shape == (22, 32, 3)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def test_neither_sketch_nor_gray_and_blank_paper_are_refused(colorizer, exemplar):
+    with pytest.raises(RangeError, match="needs a sketch, or a gray picture to draw one from"):
+        run_of(colorizer, exemplar=exemplar)
+    with pytest.raises(RangeError, match="The sketch is blank"):
+        run_of(colorizer, sketch=np.ones((32, 32), np.float32), exemplar=exemplar)
+
+
+def test_an_inverted_sketch_is_said_and_the_way_back_is_offered(colorizer, drawing):
+    inverted = 1 - drawing
+    assert any("looks inverted" in note and "invert_sketch" in note for note in notes_of(colorizer, sketch=inverted))
+    assert not notes_of(colorizer, sketch=invert_sketch(inverted))
+
+
+def test_other_sizes_and_aspects_are_taken(colorizer, drawing, exemplar):
+    assert run_of(colorizer, sketch=drawing, exemplar=exemplar[:9, :50]).image.shape == (40, 56, 3)
+    with pytest.raises(ShapeError, match=r"sketch is 40 x 56 pixels, but gray is 32 x 32"):
+        Conditioning(gray=np.zeros((32, 32), np.uint8), sketch=drawing)
+
+
+def test_what_can_not_act_is_said_in_one_sentence(colorizer, drawing, exemplar):
+    gray = np.full((8, 8, 3), 90, np.uint8)
+    edit = Manipulation("blue", 5.0)
+    erasing = Manipulation("blue", 5.0, control_text="car", enhance=True)
+    long = Manipulation("blue", 5.0, control_text=" ".join(["car"] * 80))
+    for given, words in (
+        ({"exemplar": gray}, "The exemplar has no colors"),
+        ({"manipulations": [edit]}, "There is no exemplar, so that its text edits have nothing to edit"),
+        ({"exemplar": exemplar, "manipulations": [erasing]}, "is to erase its anchor (enhance), but has none"),
+        ({"exemplar": exemplar, "manipulations": [long]}, "is ignored; shorten it"),
+        ({"exemplar": exemplar, "prompt": "a car"}, "does not read prompt; it is ignored"),
+    ):
+        found = [note for note in notes_of(colorizer, sketch=drawing, **given) if words in note]
+        assert len(found) == 1, given
+
+
+def test_a_control_text_that_the_exemplar_does_not_show_is_said(drawing, exemplar):
+    colorizer = tiny_colorizer(tiny_colorizediffusion())
+    projection = colorizer.method.components["exemplar_projection"]
+    projection.register_to_config(present_similarity=2.0)
+    edit = Manipulation("blue", 5.0, control_text="zebra")
+    found = notes_of(colorizer, sketch=drawing, exemplar=exemplar, manipulations=[edit])
+    assert any("Nothing in the exemplar resembles 'zebra'" in note for note in found)
+
+
+def test_thresholds_out_of_order_are_refused():
+    with pytest.raises(RangeError, match="four numbers that rise within"):
+        Manipulation("blue", 5.0, thresholds=(0.5, 0.4, 0.6, 0.9))
+
+
+def test_an_empty_anchor_is_none_but_as_published_an_empty_sentence(colorizer, drawing, exemplar):
+    edit = Manipulation("blue", 5.0, anchor_text=" ", control_text="everything")
+    cond = Conditioning(sketch=drawing, exemplar=exemplar, manipulations=[edit])
+    for is_published in (False, True):
+        settings = colorizer.settings.replace(as_published=is_published)
+        with torch.no_grad():
+            edits, _ = colorizer.method.encode_edits(cond, torch.zeros(1, 17, 16), settings)
+        assert (edits[0].anchor is None) == (not is_published)
+        assert (edits[0].control is None) == (not is_published)

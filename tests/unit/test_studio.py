@@ -1,0 +1,200 @@
+"""The Studio joins the views around one view-model; live mode follows with previews and settles on full runs."""
+
+import io
+import threading
+import time
+
+import numpy as np
+import pytest
+from colorlab_widgets import Studio
+from colorlab_widgets.live import LiveMode
+from pages import number_of_widgets, send
+from PIL import Image
+from tiny import tiny_colorizer, tiny_ctrlcolor
+
+import colorlab
+from colorlab.conditioning import Conditioning
+from colorlab.runs.quick import quick_preview
+from colorlab.strokes import Stroke, Strokes
+
+
+@pytest.fixture
+def studio(colorizer, picture):
+    studio = Studio(colorizer, Conditioning(gray=picture, prompt="a red disc"))
+    yield studio
+    studio.close()
+
+
+def done(studio):
+    assert studio.model.worker.join(60)
+    assert studio.model.error == ""
+    return studio.model
+
+
+def settled(studio, seconds=30):
+    """Wait until the full run that live mode owes is there."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        model = studio.model
+        if not model.is_busy and not model.is_changed and model.run is not None and model.run.is_finished:
+            return model
+        time.sleep(0.02)
+    raise AssertionError("no full run came")
+
+
+def test_words_and_settings_are_given_and_the_button_colorizes(studio):
+    given = studio.given
+    given.prompt.value = "a blue disc"
+    given.settings["num_inference_steps"].value = 3
+    given.settings["seed"].value = 7
+    given.settings["solver"].value = "euler"
+    assert given.colorize.button_style == "primary"
+    given.colorize.click()
+    run = done(studio).run
+    assert (run.conditioning.prompt, run.settings.seed, run.settings.solver, run.num_steps) == (
+        "a blue disc",
+        7,
+        "euler",
+        3,
+    )
+    assert given.colorize.button_style == ""
+    assert (studio.status.is_busy, studio.status.progress, studio.status.error) == (False, 1.0, "")
+
+
+def test_going_to_another_run_brings_back_what_it_was_given(studio):
+    studio.given.colorize.click()
+    done(studio)
+    studio.given.prompt.value = "a green disc"
+    studio.given.colorize.click()
+    done(studio)
+    send(studio.history.page, "go_to", name="run-0")
+    done(studio)
+    assert studio.given.prompt.value == "a red disc"
+    assert not studio.model.is_changed
+
+
+def test_an_error_is_a_sentence_in_the_status(studio):
+    studio.given.settings["solver"].value = "euler"
+    studio.model.settings = studio.model.settings.replace(eta=0.5)
+    studio.given.colorize.click()
+    assert studio.model.worker.join(60)
+    assert "euler adds no noise" in studio.status.error
+    send(studio.status, "stop")
+
+
+def test_only_the_tab_that_is_seen_works(studio):
+    studio.given.colorize.click()
+    done(studio)
+    assert studio.views["Trajectory"].path.points == []
+    studio.tabs.selected_index = list(studio.views).index("Trajectory")
+    done(studio)
+    assert len(studio.views["Trajectory"].path.points) == 5
+
+
+def test_every_control_says_what_it_does(studio):
+    silent = [
+        control
+        for control in (
+            *studio.given.settings.values(),
+            studio.given.prompt,
+            studio.given.colorize,
+            studio.given.is_live,
+        )
+        if not control.tooltip
+    ]
+    assert silent == []
+
+
+def test_an_upload_is_the_next_picture_and_strokes_of_another_size_go(studio):
+    studio.model.strokes = Strokes([Stroke([(5, 5)], (200, 0, 0), 3)])
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((24, 32, 3), 90, dtype=np.uint8)).save(buffer, format="png")
+    upload = {"name": "a.png", "type": "image/png", "size": 1, "content": buffer.getvalue(), "last_modified": 0}
+    studio.files.upload.set_state({"value": [upload]})
+    assert studio.model.image_size == (24, 32)
+    assert len(studio.model.strokes) == 0
+    studio.files.upload.set_state({"value": [{**upload, "content": b"no picture"}]})
+    assert "no picture that can be read" in studio.files.caption.value
+
+
+def test_an_exemplar_is_offered_to_models_that_read_one(studio, picture):
+    assert studio.files._exemplar_part.layout.display == "none"
+    other = Studio(tiny_colorizer(tiny_ctrlcolor()), picture)
+    assert other.files._exemplar_part.layout.display is None
+    other.close()
+
+
+def test_runs_are_saved_and_opened_again(studio, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    studio.given.colorize.click()
+    done(studio)
+    studio.files.save.click()
+    done(studio)
+    assert "picture.colorlab" in studio.files.caption.value
+    opened = colorlab.open(tmp_path / "picture.colorlab", studio.model.colorizer)
+    assert np.array_equal(opened.image, studio.model.run.image)
+
+
+def test_live_mode_shows_a_preview_and_then_the_full_run(studio):
+    studio.given.colorize.click()
+    first = done(studio).run
+    previews = []
+    studio.model.observe(lambda change: previews.append(studio.model.picture) if change.new else None, "is_preview")
+    studio.given.is_live.value = True
+    studio.given.prompt.value = "a blue disc"
+    model = settled(studio)
+    assert model.run is not first
+    assert model.run.conditioning.prompt == "a blue disc"
+    assert len(previews) == 1
+    assert not model.is_preview
+    assert np.array_equal(model.picture, model.run.image)
+    assert len(model.tree) == 2
+
+
+def test_while_a_pointer_is_down_there_are_previews_and_no_run(studio):
+    studio.given.colorize.click()
+    first = done(studio).run
+    studio.model.is_live = True
+    studio.model.is_held = True
+    shown = threading.Event()
+    studio.model.observe(lambda change: shown.set() if change.new else None, "is_preview")
+    for gain in (0.5, 1.5, 2.0):
+        studio.model.settings = studio.model.settings.replace(guidance_scale=1 + gain)
+    assert shown.wait(30)
+    time.sleep(3 * studio.live.settle_s)
+    assert studio.model.worker.join(60)
+    assert studio.model.run is first
+    studio.model.is_held = False
+    assert settled(studio).run.settings.guidance_scale == 3.0
+
+
+def test_of_many_changes_the_newest_is_previewed_last(colorizer, picture):
+    studio = Studio(colorizer, Conditioning(gray=picture, prompt="a red disc"))
+    studio.given.colorize.click()
+    first = done(studio).run
+    studio.model.is_held = True
+    studio.model.is_live = True
+    for seed in range(1, 30):
+        studio.model.settings = studio.model.settings.replace(guidance_scale=1 + seed / 10)
+    assert studio.model.worker.join(60)
+    expected = list(quick_preview(first, studio.model.conditioning, studio.model.settings))[-1]
+    assert np.array_equal(studio.model.picture, expected)
+    studio.close()
+
+
+def test_closed_live_mode_does_nothing(studio):
+    live = LiveMode(studio.model)
+    live.close()
+    live.close()
+
+
+def test_a_closed_studio_leaves_no_widget_and_no_thread(colorizer, picture):
+    before = number_of_widgets()
+    studio = Studio(colorizer, Conditioning(gray=picture, prompt="a red disc"), is_live=True)
+    studio.given.colorize.click()
+    done(studio)
+    run = studio.model.run
+    studio.close()
+    assert number_of_widgets() <= before + 3
+    assert run.image.shape[:2] == picture.shape
+    assert not any(thread.name == "colorlab worker" for thread in threading.enumerate() if thread.is_alive())

@@ -1,0 +1,142 @@
+"""Studio: everything around one view-model: the picture, its steps, and why it looks as it does."""
+
+from typing import Any
+
+import ipywidgets
+import traitlets
+
+from colorlab.colorizer import Colorizer
+from colorlab.settings import Settings
+from colorlab_widgets.attention_explorer import AttentionExplorer
+from colorlab_widgets.branch_tree import BranchTree
+from colorlab_widgets.compare_view import CompareView
+from colorlab_widgets.files import FilePanel
+from colorlab_widgets.given_view import GivenView
+from colorlab_widgets.live import LiveMode
+from colorlab_widgets.mechanism_panel import MechanismPanel
+from colorlab_widgets.page import PageView, Picture
+from colorlab_widgets.provenance_view import ProvenanceView
+from colorlab_widgets.step_player import StepPlayer
+from colorlab_widgets.trajectory_view import TrajectoryView
+from colorlab_widgets.view import View
+from colorlab_widgets.view_model import ViewModel
+
+__all__ = ["Studio"]
+
+
+class Status(PageView):
+    """What goes on, in the page; event "stop"."""
+
+    script = "status"
+    is_busy = traitlets.Bool(help="Whether the worker has something to do").tag(sync=True)
+    activity = traitlets.Unicode(help="What it does").tag(sync=True)
+    progress = traitlets.Float(help="Share of the steps taken, [0, 1]").tag(sync=True)
+    error = traitlets.Unicode(help="What went wrong last").tag(sync=True)
+    notice = traitlets.Unicode(help="What does not reach the model").tag(sync=True)
+
+
+class Studio(View):
+    """The whole laboratory for one picture.
+
+    Args:
+        colorizer: the loaded model.
+        picture: what to color: a `Conditioning`, or just the picture (path, PIL image or array).
+        settings: how to sample; the model's own by default.
+        is_live: whether the picture follows every change from the start.
+
+    Attributes:
+        model: the view-model, with the run looked at (`studio.model.run`) and all others (`studio.model.tree`).
+
+    Raises:
+        ImageError: the picture can not be used.
+    """
+
+    def __init__(
+        self, colorizer: Colorizer, picture: Any, settings: Settings | None = None, *, is_live: bool = False
+    ) -> None:
+        super().__init__(ViewModel(colorizer, picture, settings))
+        self.add_class("colorlab-whole")
+        model = self.model
+        self.live = LiveMode(model)
+        self.status = Status({"stop": model.stop})
+        self.painter = PictureView(model)
+        self.player = StepPlayer(model, with_picture=False)
+        self.history = BranchTree(model)
+        self.files = FilePanel(model)
+        self.views: dict[str, View] = {
+            "Attention": AttentionExplorer(model),
+            "Why this color": ProvenanceView(model),
+            "Mechanisms": MechanismPanel(model),
+            "Trajectory": TrajectoryView(model),
+            "Compare": CompareView(model),
+            "Files": self.files,
+        }
+        self.tabs = ipywidgets.Tab(list(self.views.values()), layout=ipywidgets.Layout(flex="1 1 400px", min_width="0"))
+        for index, title in enumerate(self.views):
+            self.tabs.set_title(index, title)
+        self.tabs.observe(lambda change: self._show_tab(), "selected_index")
+        left = ipywidgets.VBox(
+            [self.painter, self.player, self.history],
+            layout=ipywidgets.Layout(flex="1 1 400px", min_width="0"),
+        )
+        columns = ipywidgets.HBox([left, self.tabs], layout=ipywidgets.Layout(flex_flow="row wrap"))
+        columns.add_class("colorlab-columns")
+        left.add_class("colorlab-studio")
+        self.given = GivenView(model)
+        self.children = [self.given, self.status, columns]
+        self.follow(("is_busy", "activity", "progress", "error", "notice"), self._show_status)
+        self._show_tab()
+        model.is_live = is_live
+
+    def _show_status(self) -> None:
+        """Say what goes on."""
+        model = self.model
+        with self.status.hold_sync():
+            for name in ("is_busy", "activity", "progress", "error", "notice"):
+                setattr(self.status, name, getattr(model, name))
+
+    def _show_tab(self) -> None:
+        """Let the view that is seen work, and no other."""
+        for index, view in enumerate(self.views.values()):
+            view.set_shown(index == self.tabs.selected_index)
+
+    def close(self) -> None:
+        """End the worker and close every widget; the runs stay usable."""
+        self.live.close()
+        self.model.worker.close()
+        for view in (self.given, self.painter, self.player, self.history, *self.views.values()):
+            view.close()
+        super().close()
+        self.model.close()
+
+
+class PictureView(View):
+    """The picture of the moment, large; a click selects a place.
+
+    Args:
+        model: the view-model.
+    """
+
+    def __init__(self, model: ViewModel) -> None:
+        super().__init__(model)
+        self.picture = Picture(
+            {"click": self._click}, description="The picture at the step looked at; click to select a place"
+        )
+        self.children = [self.picture]
+        self.follow(("picture",), lambda: self.picture.show(model.picture))
+        self.follow(("step", "num_steps", "is_preview"), self._label)
+        self.follow(("pixel",), self._mark)
+
+    def _click(self, x: float, y: float) -> None:
+        """Select a place."""
+        self.model.pixel = (x, y)
+
+    def _label(self) -> None:
+        """Say what is seen."""
+        model = self.model
+        moment = "to color" if model.step < 0 else "" if model.step >= model.num_steps else f"step {model.step}"
+        self.picture.label = "preview" if model.is_preview else moment
+
+    def _mark(self) -> None:
+        """Mark the place that is selected."""
+        self.picture.marks = [list(self.model.pixel)] if self.model.pixel else []
