@@ -154,6 +154,10 @@ class Method(ABC):
     def decode(self, latents: torch.Tensor, prepared: Any, settings: Settings) -> torch.Tensor:
         """Decode (B, C, h, w) latents to (B, 3, 8h, 8w) float32 on the CPU, sRGB in [0, 1]."""
 
+    def remembers_latents(self, settings: Settings) -> bool:
+        """Return whether a state has to remember the latents before it; no method of a paper needs that by itself."""
+        return False
+
     def start_noise(self, prepared: Any, noise: torch.Tensor, settings: Settings) -> torch.Tensor:
         """Return what a run starts from, given (B, C, h, w) standard normal noise: the noise itself by default."""
         return noise

@@ -154,9 +154,9 @@ class HintedRecipe(DenoisingRecipe):
         around = self.hints.around(indices, self.is_hinted(len(indices)))
         return torch.cat([noisy, around.to(noisy.device)], dim=1)
 
-    def captions(self, indices: list[int], generator: torch.Generator) -> list[str]:
+    def draw_captions(self, indices: list[int], generator: torch.Generator) -> list[str]:
         """Draw captions; most of those beside a hint or an exemplar are taken away."""
-        captions = super().captions(indices, generator)
+        captions = super().draw_captions(indices, generator)
         is_wordless = self.is_helped(len(indices)) & (torch.rand(len(indices), generator=generator) < WORDLESS_SHARE)
         return ["" if wordless else caption for caption, wordless in zip(captions, is_wordless, strict=True)]
 

@@ -24,7 +24,7 @@ from colorlab.methods.folder import ModelIndex, write_index
 from colorlab.networks.libraries import UNet2DConditionModel
 from colorlab.sampling.schedules import NoiseSchedule
 from colorlab.training.grounding import AttentionReader, grounding_loss, naming_tokens
-from colorlab.training.latents import WORKING_PX, EncodedPictures
+from colorlab.training.latents import WORKING_PX, CaptionMix, EncodedPictures
 from colorlab.training.scene_kinds import KINDS
 
 OBJECT_WEIGHT = 3.0
@@ -112,6 +112,10 @@ class DenoisingRecipe(ABC):
     """
 
     name: str
+    captions: CaptionMix = CaptionMix()
+    """How often captions of each level are drawn."""
+    progress: float = 0.0
+    """Share of the training that is done; the loop writes it."""
     grounding_weight: float = 0.0
     """Weight of `grounding_loss`; 0 for a network that does not see where the objects are."""
 
@@ -153,7 +157,7 @@ class DenoisingRecipe(ABC):
         total = self.schedule.num_train_timesteps
         timesteps = draw_timesteps(batch_size, total, generator).to(device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
-        token_ids = self.text.token_ids(self.captions(indices, generator))
+        token_ids = self.text.token_ids(self.draw_captions(indices, generator))
         predicted, attention_loss, numbers = self.predict(module, noisy, timesteps, token_ids, indices)
         squared = (predicted - self.schedule.training_target(latents, noise, timesteps)).square()
         loss = weighted_mean(squared, self.cell_weights(indices).to(device)) + attention_loss
@@ -161,9 +165,9 @@ class DenoisingRecipe(ABC):
         mse = {"mse": float(squared.detach().mean()), "mse_early": float(squared.detach()[early].mean())}
         return loss, mse | numbers
 
-    def captions(self, indices: list[int], generator: torch.Generator) -> list[str]:
+    def draw_captions(self, indices: list[int], generator: torch.Generator) -> list[str]:
         """Draw one caption for each picture of a batch."""
-        return self.encoded.captions(indices, generator)
+        return self.encoded.captions(indices, generator, self.captions, self.progress)
 
     def predict(
         self,

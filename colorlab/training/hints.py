@@ -82,7 +82,9 @@ def scene_hint(scene: Scene, seed: int) -> SimulatedHint:
         free = np.ones(scene.image.shape[:2], bool)
     hint, mask = Strokes(strokes).rasterize(*scene.image.shape[:2])
     painted = mask[0, 0].numpy() > 0
-    picture = np.where(painted[..., None], hint[0].permute(1, 2, 0).numpy(), scene.image.astype(np.float32) / 255)
+    picture: npt.NDArray[np.float32] = np.where(
+        painted[..., None], hint[0].permute(1, 2, 0).numpy(), scene.image.astype(np.float32) / np.float32(255)
+    )
     return SimulatedHint(picture, painted | ~free, _owner_cells(painted, scene))
 
 

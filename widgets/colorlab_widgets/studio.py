@@ -14,7 +14,8 @@ from colorlab_widgets.files import FilePanel
 from colorlab_widgets.given_view import GivenView
 from colorlab_widgets.live import LiveMode
 from colorlab_widgets.mechanism_panel import MechanismPanel
-from colorlab_widgets.page import PageView, Picture
+from colorlab_widgets.page import PageView
+from colorlab_widgets.painter.widget import StrokePainter
 from colorlab_widgets.provenance_view import ProvenanceView
 from colorlab_widgets.step_player import StepPlayer
 from colorlab_widgets.trajectory_view import TrajectoryView
@@ -59,7 +60,7 @@ class Studio(View):
         model = self.model
         self.live = LiveMode(model)
         self.status = Status({"stop": model.stop})
-        self.painter = PictureView(model)
+        self.painter = StrokePainter(model)
         self.player = StepPlayer(model, with_picture=False)
         self.history = BranchTree(model)
         self.files = FilePanel(model)
@@ -108,35 +109,3 @@ class Studio(View):
             view.close()
         super().close()
         self.model.close()
-
-
-class PictureView(View):
-    """The picture of the moment, large; a click selects a place.
-
-    Args:
-        model: the view-model.
-    """
-
-    def __init__(self, model: ViewModel) -> None:
-        super().__init__(model)
-        self.picture = Picture(
-            {"click": self._click}, description="The picture at the step looked at; click to select a place"
-        )
-        self.children = [self.picture]
-        self.follow(("picture",), lambda: self.picture.show(model.picture))
-        self.follow(("step", "num_steps", "is_preview"), self._label)
-        self.follow(("pixel",), self._mark)
-
-    def _click(self, x: float, y: float) -> None:
-        """Select a place."""
-        self.model.pixel = (x, y)
-
-    def _label(self) -> None:
-        """Say what is seen."""
-        model = self.model
-        moment = "to color" if model.step < 0 else "" if model.step >= model.num_steps else f"step {model.step}"
-        self.picture.label = "preview" if model.is_preview else moment
-
-    def _mark(self) -> None:
-        """Mark the place that is selected."""
-        self.picture.marks = [list(self.model.pixel)] if self.model.pixel else []

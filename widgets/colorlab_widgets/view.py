@@ -8,7 +8,7 @@ import traitlets
 
 from colorlab_widgets.view_model import ViewModel
 
-__all__ = ["View", "button", "caption", "family", "heading", "row"]
+__all__ = ["View", "button", "caption", "close_parts", "heading", "row"]
 
 
 class View(ipywidgets.VBox):
@@ -69,19 +69,24 @@ class View(ipywidgets.VBox):
         for link in self._links:
             link.unlink()
         self._links.clear()
-        for widget in family(self):
-            widget.unobserve_all()
-            for part in (getattr(widget, "layout", None), getattr(widget, "style", None)):
-                if isinstance(part, ipywidgets.Widget):
-                    part.close()
-            if widget is not self:
-                widget.close()
+        close_parts(self)
         super().close()
 
 
-def family(widget: Any) -> list[Any]:
+def close_parts(widget: ipywidgets.Widget) -> None:
+    """Close everything below a widget, with layouts and styles, its own among them."""
+    for each in _family(widget):
+        each.unobserve_all()
+        for part in (getattr(each, "layout", None), getattr(each, "style", None)):
+            if isinstance(part, ipywidgets.Widget):
+                part.close()
+        if each is not widget:
+            each.close()
+
+
+def _family(widget: Any) -> list[Any]:
     """Return a widget and everything below it, each once, children first."""
-    below = [part for child in getattr(widget, "children", ()) for part in family(child)]
+    below = [part for child in getattr(widget, "children", ()) for part in _family(child)]
     return [*dict.fromkeys(below), widget]
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,8 @@ from skimage.measure import find_contours
 from colorlab.strokes import MIN_RADIUS_PX, Stroke, Strokes
 from colorlab_widgets.held_canvas import held_canvas
 from colorlab_widgets.painter.colors import color_to_hex
+from colorlab_widgets.pictures import encode_png
+from colorlab_widgets.view import close_parts
 
 __all__ = ["LAYERS", "MASK_COLORS", "PainterCanvas", "Shown", "View"]
 
@@ -149,6 +150,13 @@ class PainterCanvas:
             for layer in LAYERS:
                 self._paint(layer)
 
+    def close(self) -> None:
+        """Close the canvases that are drawn from, and the layers; the one that is displayed is closed by its parent."""
+        bitmaps = (part for bitmap in self._bitmaps.values() for part in (bitmap.image, bitmap.canvas))
+        for widget in (*bitmaps, self._opaque, *self._layers.values()):
+            close_parts(widget)
+            widget.close()
+
     def _resize(self) -> None:
         """Give the canvases the resolution of the screen; this empties them."""
         height, width = self.shown.stage_size
@@ -249,7 +257,7 @@ class _Bitmap:
 
     def __init__(self) -> None:
         self.canvas = Canvas()
-        self._image = Image(format="png")
+        self.image = Image(format="png")
         self._taken: np.ndarray | None = None
 
     def forget(self) -> None:
@@ -262,11 +270,9 @@ class _Bitmap:
             return
         image = PILImage.fromarray(picture)
         image.thumbnail((_MAX_BITMAP_PX, _MAX_BITMAP_PX))
-        buffer = BytesIO()
-        image.save(buffer, format="png", compress_level=1)
-        self._image.value = buffer.getvalue()
+        self.image.value = encode_png(np.asarray(image))
         self.canvas.width, self.canvas.height = image.size
-        self.canvas.draw_image(self._image, 0, 0)
+        self.canvas.draw_image(self.image, 0, 0)
         self._taken = picture
 
 

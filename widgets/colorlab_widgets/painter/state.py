@@ -37,6 +37,7 @@ class PainterState(HasTraits):
     draft = Instance(
         Strokes, (), help="Strokes with what is being drawn now; `strokes` otherwise. Written by the painter"
     )
+    is_drawing = Bool(False, help="Whether a gesture is known to go on. Written by the painter")
     result = Instance(
         np.ndarray, allow_none=True, help="Colored picture (h, w, 3) uint8, None for none. Written by code"
     )
@@ -89,13 +90,13 @@ class PainterState(HasTraits):
         """Begin with a drawing, and with nothing to take back."""
         self._go(History(drawing))
 
-    def _do(self, drawing: Drawing) -> None:
-        """Go on to another drawing."""
+    def do(self, drawing: Drawing) -> None:
+        """Go on to another drawing, as one step of the history."""
         self._go(self.history.then(drawing))
 
     def _do_strokes(self, strokes: Strokes) -> None:
         """Go on to other strokes."""
-        self._do(self.history.present.with_strokes(strokes))
+        self.do(self.history.present.with_strokes(strokes))
 
     def _go(self, history: History) -> None:
         """Take another place in the history."""
@@ -181,11 +182,13 @@ class PainterState(HasTraits):
             "eyedropper": lambda: self._take_color(gesture.points[-1]),
             "look": lambda: self._look(gesture.points[-1]),
         }
+        self.is_drawing = self.is_drawing or gesture.phase == "going"
         with self.told_errors():
             if gesture.phase == "cancelled":
                 self.draft = self.strokes
             else:
                 used[gesture.tool]()
+        self.is_drawing = gesture.phase == "going"
 
     def _take_strokes(self, strokes: Strokes, gesture: Gesture) -> None:
         """Take over what a gesture makes of the strokes when it is done, and show it before."""
@@ -216,7 +219,7 @@ class PainterState(HasTraits):
         mask = tools.lasso(gesture.points, self.size)
         free = (f"object {number}" for number in range(1, len(self.masks) + 2))
         name = self.mask_name.strip() or next(name for name in free if name not in self.masks)
-        self._do(self.history.present.with_mask(name, mask))
+        self.do(self.history.present.with_mask(name, mask))
         self.chosen_mask = name
 
     def _take_color(self, point: tuple[float, float]) -> None:
@@ -254,7 +257,7 @@ class PainterState(HasTraits):
             "clear": lambda: self._do_strokes(Strokes()),
             "delete": self._delete_chosen,
             "unchoose": self._unchoose,
-            "remove_mask": lambda: self._do(self.history.present.without_mask(self.chosen_mask or "")),
+            "remove_mask": lambda: self.do(self.history.present.without_mask(self.chosen_mask or "")),
         }
         with self.told_errors():
             if name in commands:
@@ -271,7 +274,7 @@ class PainterState(HasTraits):
             if name.lower().endswith(".png"):
                 self._do_strokes(png_to_strokes(data, self.size))
             else:
-                self._do(json_to_drawing(data.decode("utf-8", errors="replace"), self.size))
+                self.do(json_to_drawing(data.decode("utf-8", errors="replace"), self.size))
 
     def _delete_chosen(self) -> None:
         """Delete the chosen stroke."""

@@ -1,11 +1,9 @@
 """The chroma wheel: the colors that one lightness allows, to look at and to take from."""
 
 from collections.abc import Callable
-from io import BytesIO
 
 from ipycanvas import Canvas
 from ipywidgets import HTML, GridBox, Image, Layout, VBox
-from PIL import Image as PILImage
 
 from colorlab_widgets.held_canvas import held_canvas
 from colorlab_widgets.painter.colors import (
@@ -18,6 +16,8 @@ from colorlab_widgets.painter.colors import (
 )
 from colorlab_widgets.painter.gesture import Gesture
 from colorlab_widgets.painter.pointer import PointerLayer
+from colorlab_widgets.pictures import encode_png
+from colorlab_widgets.view import close_parts
 
 __all__ = ["ChromaWheel"]
 
@@ -78,6 +78,12 @@ class ChromaWheel(VBox):
         if (round(self._lightness), self._color) != (round(before[0]), before[1]):
             self._paint()
 
+    def close(self) -> None:
+        """Close the picture of the wheel as well."""
+        close_parts(self._image)
+        self._image.close()
+        super().close()
+
     def _picked(self, gesture: Gesture) -> None:
         """Take the color under the pointer, while it is pressed."""
         if gesture.phase == "cancelled":
@@ -102,7 +108,7 @@ class ChromaWheel(VBox):
             # Gray around the colors: they look the same in light and dark theme.
             canvas.fill_style = "#7f7f7f"
             canvas.fill_circle(side / 2, side / 2, side / 2)
-            self._image.value = _png(level, side)
+            self._image.value = encode_png(wheel_picture(level, side))
             canvas.draw_image(self._image, 0, 0)
             for style, width in (("#000000", 3.0), ("#ffffff", 1.5)):
                 canvas.stroke_style, canvas.line_width = style, width * self.layer.pixel_ratio
@@ -112,10 +118,3 @@ class ChromaWheel(VBox):
             f"Lightness {self._lightness:.0f} shows the brush as "
             f'<span style="background:{color_to_hex(nearest)};padding:0 0.8em;border:1px solid">&nbsp;</span>'
         )
-
-
-def _png(level: int, side_px: int) -> bytes:
-    """Return the wheel of one lightness as a PNG file."""
-    buffer = BytesIO()
-    PILImage.fromarray(wheel_picture(level, side_px)).save(buffer, format="png", compress_level=1)
-    return buffer.getvalue()

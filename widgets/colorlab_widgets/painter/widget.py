@@ -17,9 +17,12 @@ from colorlab_widgets.painter.controls import KEYS, TOOLS, Controls
 from colorlab_widgets.painter.drawing import Drawing
 from colorlab_widgets.painter.files import drawing_to_json, strokes_to_png
 from colorlab_widgets.painter.gesture import Gesture
+from colorlab_widgets.painter.model_link import ModelLink
 from colorlab_widgets.painter.pointer import PointerLayer
 from colorlab_widgets.painter.state import FIRST_COLOR, PainterState
 from colorlab_widgets.painter.wheel import ChromaWheel
+from colorlab_widgets.view import close_parts
+from colorlab_widgets.view_model import ViewModel, as_shown
 
 __all__ = ["StrokePainter"]
 
@@ -42,7 +45,8 @@ class StrokePainter(PainterState, VBox):
     page as well.
 
     Args:
-        picture: path, PIL image or array, see `colorlab.images.load_image`.
+        source: the picture (path, PIL image or array, see `colorlab.images.load_image`), or a `ViewModel`: then what is
+            painted is what the model is given, and its pictures are shown.
         strokes: what is painted already.
         masks: name of an object to its mask, (H, W) bool.
         max_px: longest side of the stage, in CSS pixels.
@@ -58,16 +62,19 @@ class StrokePainter(PainterState, VBox):
         Strokes([])
     """
 
+    _is_open = False
+
     def __init__(
         self,
-        picture: Any,
+        source: Any,
         *,
         strokes: Strokes | None = None,
         masks: Mapping[str, np.ndarray] | None = None,
         max_px: int = 512,
         num_steps: int = 20,
     ) -> None:
-        loaded = to_uint8(load_image(picture, "picture"))
+        model = source if isinstance(source, ViewModel) else None
+        loaded = as_shown(model.conditioning) if model else to_uint8(load_image(source, "picture"))
         shorter, longer = min(loaded.shape[:2]), max(loaded.shape[:2])
         radius_px, radius_range = max(1.0, shorter / 32), (0.5, max(2.0, shorter / 4))
         self._max_px = max_px
@@ -96,6 +103,23 @@ class StrokePainter(PainterState, VBox):
         ]
         self._connect()
         self.start(Drawing(strokes or Strokes(), masks or {}))
+        self._model_link = ModelLink(self, model) if model else None
+        self._is_open = True
+
+    def close(self) -> None:
+        """Close every widget of the painter, and leave the model alone from now on; closing twice does nothing."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._model_link:
+            self._model_link.close()
+        for each in self._links:
+            each.unlink()
+        self._links.clear()
+        self._canvas.close()
+        self._wheel.close()
+        close_parts(self)
+        super().close()
 
     def _connect(self) -> None:
         """Join controls and state.
@@ -104,13 +128,13 @@ class StrokePainter(PainterState, VBox):
         kernel is. The state then hears of it from the pointer layer.
         """
         controls, layer = self._controls, self._layer
-        self._page_links = (
+        self._links: list[Any] = [
             jslink((controls.tool, "index"), (layer, "tool_index")),
             jslink((controls.size, "value"), (layer, "radius_px")),
             jslink((controls.color, "value"), (layer, "color")),
             jslink((controls.opacity, "value"), (layer, "opacity")),
-        )
-        self._links = [link((self, name), (layer, name)) for name in ("radius_px", "opacity")]
+        ]
+        self._links += [link((self, name), (layer, name)) for name in ("radius_px", "opacity")]
         self._links += [link((self, name), (getattr(controls, name), "value")) for name in _LINKED]
         for name in ("undo", "redo", "delete", "clear", "remove_mask", "whole", "help"):
             getattr(controls, name).on_click(lambda _, name=name: self._pressed(name))
