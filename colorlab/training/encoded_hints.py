@@ -98,7 +98,8 @@ def encode_hints(
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         nothing = torch.zeros(1, 3, WORKING_PX, WORKING_PX, device=vae.device)
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **arrays, indices=indices, blank=_latents(vae, nothing)[0])
+        arrays |= {"indices": indices, "blank": _latents(vae, nothing)[0]}
+        np.savez(partial, **arrays)  # type: ignore[arg-type]
         partial.replace(path)
     with np.load(path) as file:
         return EncodedHints(**{name: file[name] for name in file.files})

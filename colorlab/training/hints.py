@@ -82,9 +82,8 @@ def scene_hint(scene: Scene, seed: int) -> SimulatedHint:
         free = np.ones(scene.image.shape[:2], bool)
     hint, mask = Strokes(strokes).rasterize(*scene.image.shape[:2])
     painted = mask[0, 0].numpy() > 0
-    picture: npt.NDArray[np.float32] = np.where(
-        painted[..., None], hint[0].permute(1, 2, 0).numpy(), scene.image.astype(np.float32) / np.float32(255)
-    )
+    given = hint[0].permute(1, 2, 0).numpy()
+    picture: npt.NDArray[np.float32] = np.where(painted[..., None], given, scene.image / np.float32(255))
     return SimulatedHint(picture, painted | ~free, _owner_cells(painted, scene))
 
 
@@ -100,7 +99,7 @@ def photograph_hint(image: npt.NDArray[np.uint8], seed: int) -> SimulatedHint:
         The hint; nothing is known of objects.
     """
     rng = np.random.default_rng([seed, 9])
-    picture = image.astype(np.float32) / 255
+    picture: npt.NDArray[np.float32] = image / np.float32(255)
     known = np.zeros(image.shape[:2], bool)
     if rng.random() < EDIT_SHARE:
         known = ~np.any(_superpixels(image, rng), axis=0)

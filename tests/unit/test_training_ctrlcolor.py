@@ -1,4 +1,4 @@
-"""CtrlColor's recipes: what hints say, what networks begin with, exact resuming, and that training moves what it may."""
+"""CtrlColor's recipes: hints, what networks begin with, exact resuming, and that training moves what it may."""
 
 from pathlib import Path
 
