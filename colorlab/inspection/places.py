@@ -129,9 +129,9 @@ def context_names(moment: PastStep, guidance_pass: str, number: int | None) -> l
     """
     if "tokenizer" in moment.reader.components:
         names = token_names(moment.reader, moment.text(guidance_pass))
-        if number is None or number >= len(names):
-            # Behind those of the text stand tokens that are no words, of an exemplar for instance.
-            return names + [f"token {index}" for index in range(len(names), number or 0)]
+        num_all = len(names) + moment.reader.num_more_tokens
+        if number in (None, num_all):
+            return names + [f"token {index}" for index in range(len(names), num_all)]
     return [f"token {index}" for index in range(number or 0)]
 
 

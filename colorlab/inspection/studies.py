@@ -81,13 +81,16 @@ class StudyMenu(Generic[Answer]):
         num_orders: int = 8,
         words: Sequence[str] | None = None,
         everywhere: bool = True,
+        exemplar_grid: tuple[int, int] = (2, 2),
         fast: bool = False,
         steps: range | None = None,
         batch_size: int = 8,
         baseline: bool = False,
         progress: bool = True,
     ) -> Answer:
-        """Find out to which words the color of a pixel, of a region or of every pixel is due, by removing them.
+        """Find out to what the color of a pixel, of a region or of every pixel is due, by taking it away.
+
+        Sources are the words, the strokes and groups of patches of the exemplar.
 
         Args:
             pixel: (x, y) of the picture.
@@ -96,6 +99,7 @@ class StudyMenu(Generic[Answer]):
             num_orders: orders of "shapley".
             words: those that are told apart; None for all.
             everywhere: whether the text encoder does not hear of a removed word either.
+            exemplar_grid: rows and columns of groups of exemplar patches.
             fast: whether ablated runs end where the color is decided.
             steps: at which steps sources are removed; None for all.
             batch_size: ablated runs that share a network call.
@@ -112,6 +116,7 @@ class StudyMenu(Generic[Answer]):
             num_orders=num_orders,
             words=words,
             everywhere=everywhere,
+            exemplar_grid=exemplar_grid,
             fast=fast,
             steps=steps,
             batch_size=batch_size,

@@ -188,6 +188,11 @@ class Method(ABC):
         """Pixels along one side of a latent cell."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
+    @property
+    def num_more_tokens(self) -> int:
+        """Tokens behind those of the words in cross-attention that are no words, of an exemplar for instance."""
+        return 0
+
     def mechanism(self, name: str) -> Mechanism:
         """Return a mechanism of this method by name.
 
