@@ -99,7 +99,7 @@ def photograph_hint(image: npt.NDArray[np.uint8], seed: int) -> SimulatedHint:
         The hint; nothing is known of objects.
     """
     rng = np.random.default_rng([seed, 9])
-    picture: npt.NDArray[np.float32] = image / np.float32(255)
+    picture = (image / 255).astype(np.float32)
     known = np.zeros(image.shape[:2], bool)
     if rng.random() < EDIT_SHARE:
         known = ~np.any(_superpixels(image, rng), axis=0)
