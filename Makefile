@@ -36,7 +36,7 @@ test: $(TEST_STAMP)
 		--nbval-cell-timeout 300 $(PYTEST_FLAGS)
 
 # Every figure of docs/figures.md, measured anew:  make -j2 figures PHOTOS=DIR JUDGE=DIR  (about 30 minutes).
-FIGURES := $(addprefix docs/figures/,scenes.md photographs.md clip.md ctrlcolor.md ablations.md judge.md speed.md inspection.md)
+FIGURES := $(addprefix docs/figures/,scenes.md instances.md masks.md solvers.md photographs.md clip.md ctrlcolor.md ablations.md judge.md speed.md inspection.md)
 
 figures: $(FIGURES)
 	@{ printf '# Figures\n\nMeasured by `make -j2 figures PHOTOS=DIR JUDGE=DIR`, where PHOTOS holds validation photographs'; \
@@ -51,6 +51,9 @@ docs/figures/speed.md: $(filter-out %/speed.md %/inspection.md %/ctrlcolor.md,$(
 docs/figures/inspection.md: docs/figures/speed.md
 
 docs/figures/scenes.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/lcad --scenes 200 > $@
+docs/figures/instances.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/lcad --scenes 200 --protocol instances > $@
+docs/figures/masks.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/lcad --scenes 200 --protocol masks > $@
+docs/figures/solvers.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/lcad --scenes 200 --protocol solvers > $@
 docs/figures/photographs.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/lcad --images "$(PHOTOS)" > $@
 docs/figures/clip.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/clip --scenes 200 --images "$(PHOTOS)" > $@
 # It times pictures, too: with nothing beside it, as those of speed.

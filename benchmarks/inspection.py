@@ -2,7 +2,8 @@
 
     python benchmarks/inspection.py [MODEL] [--threads 2] [--pairs 30] [--sd-size] [--cpu-time] [--quick]
 
-All in one warm process, as ratios of times that were taken in alternating pairs. The loop in plain diffusers (DDIM and
+All in one warm process, as ratios of times that were taken in alternating pairs; recorded runs and the plain loop
+take their steps in turns, so that both see the same machine. The loop in plain diffusers (DDIM and
 the same network, fed with the same encodings) must come to the same latents, or nothing is printed. A ratio is the
 median of its pairs, with the upper 95 % bound of that median; the bound has to stay below the target. Where there are
 too few pairs for a bound the median has to. `--sd-size` adds a UNet of the size of Stable Diffusion 1.5 with random
@@ -16,7 +17,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from colorlab.methods.base import Method
 from colorlab.methods.text_to_image import TextToImage
 from colorlab.networks import libraries
 from colorlab.networks.sites import find_sites
+from colorlab.runs.journal import Journal
 from colorlab.runs.run import Run
 from colorlab.sampling.schedules import NoiseSchedule
 
@@ -120,10 +122,14 @@ class Stopwatch:
 
     Args:
         clock: in seconds.
+        own_clock: the same for the present thread alone, where the clock counts those of all.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.perf_counter, own_clock: Callable[[], float] | None = None
+    ) -> None:
         self.clock = clock
+        self.own_clock = own_clock or clock
 
     def seconds(self, work: Callable[[], Any]) -> float:
         """Return the seconds of a piece of work, with no garbage of others."""
@@ -153,17 +159,38 @@ class Stopwatch:
                 ratios.append(over / self.seconds(second))
         return ratios
 
+    def ratio_by_steps(self, over: Iterator[Any], under: Iterator[Any]) -> float:
+        """Take the steps of two loops in turns, so that both see the same machine; return the ratio of their times.
+
+        What other threads do meanwhile counts for the first loop, where the clock sees it.
+        """
+        gc.collect()
+        began, under_s, is_over = self.clock(), 0.0, False
+        while not is_over:
+            is_over = next(over, None) is None
+            started = self.own_clock()
+            next(under, None)
+            under_s += self.own_clock() - started
+        return (self.clock() - began - under_s) / under_s
+
 
 # The same in plain diffusers.
 
 
-@torch.no_grad()
 def plain_loop(run: Run, scheduler: Any) -> torch.Tensor:
-    """Sample what a run samples, with nothing but diffusers; the run has its encodings, and gives state 0."""
-    unet, settings = run.method.unet, run.settings
+    """Sample what a run samples, with nothing but diffusers, and return the last latents."""
+    *_, latents = plain_steps(run, scheduler)
+    return latents
+
+
+@torch.no_grad()
+def plain_steps(run: Run, scheduler: Any) -> Iterator[torch.Tensor]:
+    """Yield the latents after every step; the run has its encodings, and gives state 0."""
+    method, settings = run.method, run.settings
+    unet = method.unet
     scheduler.set_timesteps(settings.num_inference_steps)
     extra, hidden = plain_inputs(run)
-    latents = run.states[0].latents * scheduler.init_noise_sigma
+    latents = run.states[0].latents.to(method.device, method.dtype) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         batch = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
         if extra is not None:
@@ -171,7 +198,17 @@ def plain_loop(run: Run, scheduler: Any) -> torch.Tensor:
         uncond, cond = unet(batch, timestep, encoder_hidden_states=hidden).sample.chunk(2)
         noise_pred = uncond + settings.guidance_scale * (cond - uncond)
         latents = scheduler.step(noise_pred, timestep, latents).prev_sample
-    return latents
+        yield latents
+
+
+@torch.no_grad()
+def plain_call(run: Run, step: int) -> None:
+    """Call the UNet once with guidance, as a run did at a step."""
+    method, (extra, hidden) = run.method, plain_inputs(run)
+    latents = run.states[step].latents.to(method.device, method.dtype)
+    batch = torch.cat([latents, latents])
+    batch = batch if extra is None else torch.cat([batch, extra], dim=1)
+    method.unet(batch, run.records[step].timestep, encoder_hidden_states=hidden)
 
 
 def plain_inputs(run: Run) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -197,20 +234,21 @@ def recording_rows(what: str, start: Callable[[], Run], pairs: int, watch: Stopw
     scheduler = libraries.DDIMScheduler.from_config(start().method.schedule.to_config())
     check_same(start(), scheduler)
 
-    def recorded(number: int) -> Pair:
-        run = start()
-        return lambda: run.finish(progress=False), lambda: plain_loop(run, scheduler)
+    def saved(run: Run, journal: Journal) -> Iterator[Any]:
+        yield from run
+        # Until everything is written, so that no work is left to the writer thread.
+        journal.close()
 
-    def saved(number: int) -> Pair:
+    def ratio(make: Callable[[Run], Iterator[Any]]) -> float:
         run = start()
-        journal = run.autosave(Path(folder) / str(number))
-        # Until everything is written, so that no work is hidden in the writer thread.
-        return lambda: (run.finish(progress=False), journal.close()), lambda: plain_loop(run, scheduler)
+        return watch.ratio_by_steps(make(run), plain_steps(run, scheduler))
 
     title = f"recorded run / the same loop in plain diffusers, {what}"
-    rows = [Row(f"{title}, autosave off", watch.ratios(recorded, pairs), 1.03)]
-    with tempfile.TemporaryDirectory(prefix="colorlab-") as folder:
-        rows.append(Row(f"{title}, autosave on", watch.ratios(saved, pairs), 1.03))
+    rows = [Row(f"{title}, autosave off", [ratio(iter) for _ in range(pairs)], 1.03)]
+    with tempfile.TemporaryDirectory(prefix="colorlab-") as name:
+        folders = (Path(name) / str(number) for number in range(pairs))
+        ratios = [ratio(lambda run, folder=folder: saved(run, run.autosave(folder))) for folder in folders]
+        rows.append(Row(f"{title}, autosave on", ratios, 1.03))
     return rows
 
 
@@ -235,19 +273,12 @@ def attention_map_bytes(unet: Mapping[str, Any], side: int, num_tokens: int) -> 
 
 def query_rows(what: str, run: Run, pairs: int, watch: Stopwatch) -> list[Row]:
     """Compare the first query of a step with one call of the UNet, and time the queries after it."""
-    shelf, (extra, hidden) = shelf_of(run.method), plain_inputs(run)
-
-    @torch.no_grad()
-    def call(step: int) -> None:
-        latents = run.states[step].latents
-        batch = torch.cat([latents, latents])
-        batch = batch if extra is None else torch.cat([batch, extra], dim=1)
-        run.method.unet(batch, run.records[step].timestep, encoder_hidden_states=hidden)
+    shelf = shelf_of(run.method)
 
     def first(number: int) -> Pair:
         step = number % run.num_steps
         shelf.clear()
-        return lambda: run.attention(step, word="red"), lambda: call(step)
+        return lambda: run.attention(step, word="red"), lambda: plain_call(run, step)
 
     shelf.clear()
     run.attention(0, word="red")
@@ -362,7 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         rows = measure(
             options.model,
-            Stopwatch(time.process_time if options.cpu_time else time.perf_counter),
+            Stopwatch(time.process_time, time.thread_time) if options.cpu_time else Stopwatch(),
             steps=steps,
             pairs=pairs,
             sd_pairs=options.sd_pairs if options.sd_size else 0,

@@ -34,8 +34,12 @@ if TYPE_CHECKING:
     from colorlab.runs.tree import Tree, compare
     from colorlab.settings import Settings
     from colorlab.strokes import Stroke, Strokes
+    from colorlab.video.colorize import ColoredVideo, colorize_video
+    from colorlab.video.sequence import ColoredFrame, Sequence
 
 __all__ = [
+    "ColoredFrame",
+    "ColoredVideo",
     "Colorizer",
     "ColorlabError",
     "Conditioning",
@@ -49,6 +53,7 @@ __all__ = [
     "Run",
     "RunFileError",
     "RunFileWarning",
+    "Sequence",
     "Settings",
     "ShapeError",
     "StateError",
@@ -58,6 +63,7 @@ __all__ = [
     "UnknownModelError",
     "WeightsError",
     "__version__",
+    "colorize_video",
     "compare",
     "load",
     "models",
@@ -69,6 +75,8 @@ __version__ = "0.1.0"
 
 # Where each name lives; modules of the package itself (`colorlab.plotting`) are found without being listed.
 _HOMES = {
+    "ColoredFrame": "video.sequence",
+    "ColoredVideo": "video.colorize",
     "Colorizer": "colorizer",
     "Conditioning": "conditioning",
     "ConditioningWarning": "methods.base",
@@ -77,10 +85,12 @@ _HOMES = {
     "Recording": "inspection.recording",
     "Run": "runs.run",
     "RunFileWarning": "runs.run_file",
+    "Sequence": "video.sequence",
     "Settings": "settings",
     "Stroke": "strokes",
     "Strokes": "strokes",
     "Tree": "runs.tree",
+    "colorize_video": "video.colorize",
     "compare": "runs.tree",
     "load": "colorizer",
     "models": "registry",
@@ -99,7 +109,9 @@ _MODULES = (
     "networks",
     "plotting",
     "sampling",
+    "segmentation",
     "training",
+    "video",
 )
 _MODULE_HOMES = {"edits": "inspection.edits"}
 

@@ -94,6 +94,43 @@ def colorize(
 
 
 @app.command()
+def video(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Video, gray or in color.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Result: .mp4, .mov, or lossless .mkv.")],
+    model: Model = "mini/ctrlcolor",
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help='What to paint, as in "a red car".')] = "",
+    negative_prompt: Annotated[str, typer.Option(help="What not to paint.")] = "",
+    strokes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Strokes on the first frame, as Strokes.to_json writes them.")
+    ] = None,
+    exemplar: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture whose colors are borrowed.")] = None,
+    by_itself: Annotated[
+        bool, typer.Option("--no-propagation", help="Color every frame by itself; any model can.")
+    ] = False,
+    steps: Steps = None,
+    seed: Seed = None,
+    guidance_scale: GuidanceScale = None,
+    solver: Solver = None,
+    device: Device = "cpu",
+) -> None:
+    """Color a gray video; the colors of each frame are carried to the next. Goes on where it was interrupted."""
+    from colorlab.commands.devices import check_device
+    from colorlab.commands.video import color_video_file
+
+    settings = {"num_inference_steps": steps, "seed": seed, "guidance_scale": guidance_scale, "solver": solver}
+    color_video_file(
+        source,
+        out,
+        model=model,
+        given={"prompt": prompt, "negative_prompt": negative_prompt, "exemplar": exemplar},
+        strokes=strokes,
+        settings=settings,
+        propagate=not by_itself,
+        device=check_device(device),
+    )
+
+
+@app.command()
 def models(as_json: Json = False) -> None:
     """List the models: method, size, licence, and whether each is ready."""
     from colorlab.commands.catalog import print_models
@@ -112,21 +149,41 @@ def train(
         bool, typer.Option("--warm-start", help="Begin a UNet with the weights in OUT or the shipped ones.")
     ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; the recipe's own if not given.")] = None,
+    caption_dropout: Annotated[
+        float | None, typer.Option(min=0.0, max=0.99, help="Share of pictures a UNet sees without words.")
+    ] = None,
+    curriculum: Annotated[
+        bool, typer.Option("--curriculum", help="Begin with complete captions; partial and scarce ones come later.")
+    ] = False,
 ) -> None:
     """Train a network by its recipe; can be stopped and resumed."""
     from colorlab.commands.devices import check_device
     from colorlab.commands.train import train_member
 
     place = check_device(device)
-    train_member(recipe, data, out, device=place, resume=resume, warm_start=warm_start, steps=steps)
+    train_member(
+        recipe,
+        data,
+        out,
+        device=place,
+        resume=resume,
+        warm_start=warm_start,
+        steps=steps,
+        caption_dropout=caption_dropout,
+        has_curriculum=curriculum,
+    )
 
 
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model, or its folder.")] = DEFAULT_MODEL,
     scenes: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measure on N held-out scenes.")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measure flicker on N moving clips.")] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Measure on the photographs of a folder.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first photographs.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="What to measure on scenes: words, instances, masks or solvers.")
+    ] = "words",
     words: Annotated[str, typer.Option(help="Prompt of photographs: none, or their label.")] = "none",
     steps: Steps = None,
     seed: Seed = None,
@@ -146,8 +203,10 @@ def evaluate(
     evaluate_model(
         model,
         num_scenes=scenes,
+        num_clips=clips,
         images=images,
         limit=limit,
+        protocol=protocol,
         settings={"num_inference_steps": steps, "seed": seed, "guidance_scale": guidance_scale, "solver": solver},
         uses_labels=words == "label",
         device=check_device(device),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,31 @@ from colorlab.evaluation.batches import colorize_all
 from colorlab.evaluation.clip import evaluate_clip
 from colorlab.evaluation.costs import evaluate_costs
 from colorlab.evaluation.exemplars import evaluate_exemplars
+from colorlab.evaluation.flicker import color_clip, evaluate_flicker
+from colorlab.evaluation.instances import evaluate_instances
 from colorlab.evaluation.local_edits import evaluate_edits
+from colorlab.evaluation.mask_quality import evaluate_masks
 from colorlab.evaluation.photographs import Photograph, evaluate_photographs, load_folder
 from colorlab.evaluation.report import Report
 from colorlab.evaluation.scenes import evaluate_scenes
+from colorlab.evaluation.solver_speed import evaluate_solvers
 from colorlab.evaluation.strokes import evaluate_strokes
+from colorlab.mechanisms.instance_guidance import InstanceGuidance
+from colorlab.segmentation import AttentionSegmenter
 from colorlab.settings import Settings
+
+PROTOCOLS = ("words", "instances", "masks", "solvers")
+"""What can be measured on scenes: captions (or strokes), instances with masks, proposed masks, fast solvers."""
 
 
 def evaluate_model(
     model: str,
     *,
     num_scenes: int | None,
+    num_clips: int | None,
     images: Path | None,
     limit: int | None,
+    protocol: str,
     settings: dict[str, Any],
     uses_labels: bool,
     device: str,
@@ -46,7 +58,9 @@ def evaluate_model(
         model: name or folder of the model.
         num_scenes: held-out scenes to measure on; None leaves them out. Models that read strokes are measured by
             strokes, local edits and exemplars, others by words.
+        num_clips: held-out moving clips to measure flicker on; None leaves them out.
         images: folder of photographs to measure on; None leaves them out.
+        protocol: one of `PROTOCOLS`, what is measured on scenes.
         limit: use only the first photographs.
         settings: values for `colorlab.Settings`; those that are None keep the model's own.
         uses_labels: give photographs their label as prompt.
@@ -57,8 +71,10 @@ def evaluate_model(
     Raises:
         BadUsageError: nothing to measure on was named, or the model colors no gray pictures.
     """
-    if num_scenes is None and images is None:
-        raise BadUsageError("Nothing to measure on; add --scenes N, or --images DIR, or both.")
+    if protocol not in PROTOCOLS:
+        raise BadUsageError(f'--protocol is "{protocol}"; expected one of {", ".join(PROTOCOLS)}.')
+    if num_scenes is None and num_clips is None and images is None:
+        raise BadUsageError("Nothing to measure on; add --scenes N, --clips N or --images DIR.")
     with as_bad_usage():
         given = {name: value for name, value in settings.items() if value is not None}
         Settings(**given)
@@ -73,7 +89,7 @@ def evaluate_model(
         table, text = report.to_table(), report.to_json()
     else:
         table, text = _evaluate_colorizer(
-            load_colorizer(model, device=device), num_scenes, photographs, given, uses_labels
+            load_colorizer(model, device=device), num_scenes, num_clips, protocol, photographs, given, uses_labels
         )
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
@@ -83,6 +99,8 @@ def evaluate_model(
 def _evaluate_colorizer(
     colorizer: Colorizer,
     num_scenes: int | None,
+    num_clips: int | None,
+    protocol: str,
     photographs: Sequence[Photograph],
     given: dict[str, Any],
     uses_labels: bool,
@@ -94,10 +112,14 @@ def _evaluate_colorizer(
         return colorize_all(colorizer.method, conditionings, in_force, label=label)
 
     reports: list[Report] = []
-    if num_scenes is not None and "strokes" in colorizer.method.fields_read():
+    if num_scenes is not None and protocol != "words":
+        reports.append(_masked_report(colorizer, in_force, num_scenes, protocol))
+    elif num_scenes is not None and "strokes" in colorizer.method.fields_read():
         reports += _painted_reports(colorizer, in_force, num_scenes)
     elif num_scenes is not None:
         reports.append(evaluate_scenes(colorize, num_scenes))
+    if num_clips is not None:
+        reports.append(evaluate_flicker(partial(color_clip, colorizer, in_force), num_clips))
     if photographs:
         reports.append(evaluate_photographs(colorize, photographs, uses_labels=uses_labels))
         components = colorizer.method.components
@@ -105,6 +127,24 @@ def _evaluate_colorizer(
             size_px = colorizer.method.working_px
             reports.append(evaluate_autoencoder(components, [photo.image for photo in photographs], size_px=size_px))
     return to_tables(colorizer, in_force, reports), to_json(colorizer, in_force, reports)
+
+
+def _masked_report(colorizer: Colorizer, settings: Settings, num_scenes: int, protocol: str) -> Report:
+    """Measure a model that reads masks of instances by one protocol.
+
+    Raises:
+        BadUsageError: it reads none.
+    """
+    if InstanceGuidance.name not in [mechanism.name for mechanism in colorizer.method.mechanisms]:
+        raise BadUsageError(f"{colorizer.name} reads no masks of instances, which --protocol {protocol} is about.")
+    if protocol == "masks":
+        return evaluate_masks(AttentionSegmenter(colorizer.method), num_scenes)
+
+    def colorize(conditionings: Sequence[Conditioning], varied: Settings, label: str) -> Sequence[np.ndarray]:
+        return colorize_all(colorizer.method, conditionings, varied, label=label)
+
+    evaluation = evaluate_instances if protocol == "instances" else evaluate_solvers
+    return evaluation(colorizer, colorize, settings, num_scenes)
 
 
 def _painted_reports(colorizer: Colorizer, settings: Settings, num_scenes: int) -> list[Report]:

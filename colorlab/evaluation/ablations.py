@@ -14,7 +14,7 @@ import numpy as np
 
 from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError
-from colorlab.evaluation import exemplars, local_edits, scenes, strokes
+from colorlab.evaluation import exemplars, instances, local_edits, scenes, strokes
 from colorlab.evaluation.chroma import chroma_difference, picture_ab
 from colorlab.evaluation.report import Estimate, Report, bootstrapped
 from colorlab.evaluation.strokes import ColorizeWith
@@ -124,6 +124,18 @@ def _named_cases(num_scenes: int, size_px: int) -> list[Case]:
     ]
 
 
+def _instance_cases(num_scenes: int, size_px: int) -> list[Case]:
+    """Objects of one kind with masks: percent of them whose color is that of their own words."""
+
+    def measure(scene: Scene, image: np.ndarray) -> float:
+        return 100.0 * float(np.mean([one.is_right() for one in scenes.measure([scene], [image], "complete")]))
+
+    return [
+        Case(instances.masked_conditioning(scene), partial(measure, scene))
+        for scene in islice(instances.same_kind_scenes(size_px), num_scenes)
+    ]
+
+
 def _outline_cases(num_scenes: int, size_px: int) -> list[Case]:
     """Complete captions: mean ΔE of chroma to the scene itself within 3 px of the outlines of objects."""
 
@@ -184,10 +196,13 @@ PURPOSES: dict[str, Purpose] = {
     "exemplar_guidance": Purpose(
         "hues against the exemplar's", "degrees", "lower", _exemplar_cases, on={"exemplar_scale": 0.05}
     ),
+    "instance_guidance": Purpose("objects of one kind in their own color", "%", "higher", _instance_cases),
     "lightness_control": _NAMED,
     "local_edit": Purpose("ΔE outside the edited object", "", "lower", _edit_cases),
     "luminance_guidance": Purpose("ΔE of chroma along outlines", "", "lower", _outline_cases),
     "self_attention_guidance": _OVERFLOW,
+    # It acts as published alone, so that its row is a null otherwise.
+    "stale_attention": _NAMED,
     "stroke_encoding": Purpose("ΔE of chroma under strokes", "", "lower", partial(_stroke_cases, "obeyed")),
 }
 """The number of each mechanism, by its name."""

@@ -14,11 +14,10 @@ from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError
 from colorlab.images import to_uint8
 from colorlab.methods.base import Method
-from colorlab.runs.batches import collate
-from colorlab.runs.segments import timesteps_of
-from colorlab.sampling.loop import first_state, sample_step
+from colorlab.runs.batches import collate, take_steps
+from colorlab.runs.segments import Segment, timesteps_of
+from colorlab.sampling.loop import first_state
 from colorlab.sampling.noise import initial_noise
-from colorlab.sampling.solvers import find_solver
 from colorlab.settings import Settings
 
 
@@ -59,11 +58,11 @@ def colorize_all(
 
 
 def _batches(method: Method, conditionings: Sequence[Conditioning], batch_size: int) -> Iterator[list[int]]:
-    """Yield the indices of pictures that can share a batch."""
-    by_size: dict[tuple[int, int], list[int]] = {}
+    """Yield the indices of pictures that can share a network call: of one size, with as many masks."""
+    alike: dict[tuple[object, ...], list[int]] = {}
     for index, conditioning in enumerate(conditionings):
-        by_size.setdefault(method.working_size(conditioning.size), []).append(index)
-    for indices in by_size.values():
+        alike.setdefault((*method.working_size(conditioning.size), len(conditioning.masks)), []).append(index)
+    for indices in alike.values():
         for start in range(0, len(indices), batch_size):
             yield indices[start : start + batch_size]
 
@@ -71,22 +70,25 @@ def _batches(method: Method, conditionings: Sequence[Conditioning], batch_size: 
 def _colorize_batch(
     method: Method, conditionings: Sequence[Conditioning], indices: Sequence[int], settings: Settings
 ) -> list[np.ndarray]:
-    """Sample, decode and finish pictures of one working size."""
-    prepared = collate([method.prepare(conditioning, settings) for conditioning in conditionings])
+    """Sample, decode and finish pictures that can share a network call."""
+    segments = [
+        Segment(0, conditioning, settings, method.prepare(conditioning, settings)) for conditioning in conditionings
+    ]
     timesteps = timesteps_of(method, settings)
-    noise = torch.cat([initial_noise(settings.seed + index, 0, (1, *prepared.latent_shape)) for index in indices])
-    noise = method.start_noise(prepared, noise, settings)
-    state = first_state(noise, schedule=method.schedule, timesteps=timesteps)
-    while state.timestep is not None:
-        state, _ = sample_step(
-            state,
-            predict=lambda latents, timestep: method.predict(prepared, latents, timestep, settings),
-            guide=lambda predictions: method.guide(predictions, settings),
-            solver=find_solver(settings.solver),
+    states = [
+        first_state(
+            method.start_noise(
+                segment.prepared, initial_noise(settings.seed + index, 0, (1, *segment.prepared.latent_shape)), settings
+            ),
             schedule=method.schedule,
             timesteps=timesteps,
         )
-    decoded = method.decode(state.latents, prepared, settings)
+        for index, segment in zip(indices, segments, strict=True)
+    ]
+    for _ in range(len(timesteps)):
+        states = [state for _, state in take_steps(method, segments, states, timesteps=timesteps)]
+    latents = torch.cat([state.latents for state in states])
+    decoded = method.decode(latents, collate([segment.prepared for segment in segments]), settings)
     return [
         to_uint8(method.finish_image(decoded[i : i + 1], conditioning, settings))
         for i, conditioning in enumerate(conditionings)

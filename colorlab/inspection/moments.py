@@ -50,6 +50,10 @@ class Reader(Protocol):
     def components(self) -> Mapping[str, Any]:
         """A tokenizer and a text encoder by these names, if there are any."""
 
+    @property
+    def num_more_tokens(self) -> int:
+        """Tokens behind those of the text that are no words, of an exemplar for instance."""
+
     def encode_prompt(self, text: str) -> EncodedText:
         """Encode a text."""
 

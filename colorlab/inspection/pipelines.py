@@ -84,6 +84,11 @@ class PromptReader:
                 return parts
         return {}
 
+    @property
+    def num_more_tokens(self) -> int:
+        """Images of an IP-Adapter have keys of their own, so that there are none."""
+        return 0
+
     def encode(self, text: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode a text alone, as the pipeline does.
 

@@ -12,6 +12,7 @@ from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError, ShapeError, StateError
 from colorlab.inspection.moments import PastStep, Reader
 from colorlab.methods.base import Method
+from colorlab.methods.text import tokenize, tokens_between, word_spans
 from colorlab.strokes import Stroke, Strokes
 
 __all__ = [
@@ -73,22 +74,9 @@ def word_tokens(reader: Reader, text: str, word: str, occurrence: int = 0) -> tu
     return positions
 
 
-def word_spans(text: str, word: str) -> list[tuple[int, int]]:
-    """Return where a word, or words in a row, stand in a text: (start, end) of every occurrence, in characters.
-
-    Raises:
-        RangeError: the word is empty.
-    """
-    if not isinstance(word, str) or not word.strip():
-        raise RangeError(f"word is {word!r}, but at least one word is expected.")
-    pattern = rf"(?<!\w){re.escape(word.strip())}(?!\w)"
-    return [match.span() for match in re.finditer(pattern, text, flags=re.IGNORECASE)]
-
-
 def _positions_between(reader: Reader, text: str, start: int, end: int) -> tuple[int, ...]:
     """Return the positions of the tokens of text[start:end]; empty beyond what the model reads."""
-    offsets = tokenized(reader, text)["offset_mapping"]
-    return tuple(index for index, (first, last) in enumerate(offsets) if first < end and last > start)
+    return tokens_between(tokenized(reader, text)["offset_mapping"], start, end)
 
 
 def template_tokens(reader: Reader, text: str, word: str, *, num_places: int = 8) -> torch.Tensor:
@@ -141,9 +129,9 @@ def context_names(moment: PastStep, guidance_pass: str, number: int | None) -> l
     """
     if "tokenizer" in moment.reader.components:
         names = token_names(moment.reader, moment.text(guidance_pass))
-        if number is None or number >= len(names):
-            # Behind those of the text stand tokens that are no words, of an exemplar for instance.
-            return names + [f"token {index}" for index in range(len(names), number or 0)]
+        num_all = len(names) + moment.reader.num_more_tokens
+        if number in (None, num_all):
+            return names + [f"token {index}" for index in range(len(names), num_all)]
     return [f"token {index}" for index in range(number or 0)]
 
 
@@ -256,7 +244,5 @@ def resize_map(values: torch.Tensor, grid: tuple[int, int], *, keep_sum: bool) -
 
 
 def tokenized(reader: Reader, text: str) -> Any:
-    """Tokenize a text as `encode_text` does, with the place of every token in it; a transformers `BatchEncoding`."""
-    tokenizer, config = reader.components["tokenizer"], reader.components["text_encoder"].config
-    max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
-    return tokenizer(text, padding="max_length", max_length=max_length, truncation=True, return_offsets_mapping=True)
+    """Tokenize a text as the reader's model does; see `colorlab.methods.text.tokenize`."""
+    return tokenize(text, reader.components)

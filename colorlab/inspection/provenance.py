@@ -42,6 +42,7 @@ def plan_provenance(
     num_orders: int = 8,
     words: Sequence[str] | None = None,
     everywhere: bool = True,
+    exemplar_grid: tuple[int, int] = (2, 2),
     fast: bool = False,
     steps: range | None = None,
     batch_size: int = 8,
@@ -60,6 +61,7 @@ def plan_provenance(
             costs n + 1 runs, or up to `num_orders` * (n - 1) + 1 for "shapley".
         everywhere: whether the text encoder does not hear of a removed word either. False masks the keys in
             cross-attention alone: what other tokens and the padding were told of the word then counts as theirs.
+        exemplar_grid: rows and columns of groups of patches into which an exemplar is divided.
         fast: an approximation: ablated runs end where the color is decided (at half of the place, by the settle
             map), and the clean prediction of that step is compared instead of the picture.
         steps: remove sources at these steps only; None for all.
@@ -73,6 +75,8 @@ def plan_provenance(
     Raises:
         StateError: the run is not finished.
         RangeError: both a pixel and a region came, there is no such word, or a number is out of range.
+
+    Deviation: a group of exemplar patches is taken away by making it gray, since a hole would be a color of its own.
     """
     if not run.is_finished:
         raise StateError(f"This run stands at {run.progress}; finish() it, provenance is about the final colors.")
@@ -87,7 +91,7 @@ def plan_provenance(
     ablated = range(last + 1) if steps is None else steps
     if not ablated or ablated[0] < 0 or ablated[-1] > last or ablated.step != 1:
         raise RangeError(f"steps is {steps!r}, but a range within 0 to {last} is expected.")
-    sources = find_sources(run, words=words, everywhere=everywhere)
+    sources = find_sources(run, words=words, everywhere=everywhere, exemplar_grid=exemplar_grid)
     labels = [label for kind in sources for label in kind.labels]
     orders = draw_orders(len(labels), num_orders) if attribution == "shapley" else ()
     coalitions = coalitions_of(len(labels), orders)

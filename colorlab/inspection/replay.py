@@ -16,6 +16,7 @@ from colorlab.errors import RangeError, StateError
 from colorlab.inspection.moments import Askable, PastCall, PastStep, Predicted, Recorded
 from colorlab.inspection.places import picture_size, text_of_pass
 from colorlab.inspection.verdicts import Verdict, compare_tensors
+from colorlab.mechanisms.instance_guidance import InstanceGuidance
 from colorlab.methods.base import Method
 from colorlab.networks.environment import Environment, eagerly, environment_of
 from colorlab.networks.passes import call_name
@@ -127,8 +128,15 @@ class Moment:
 
     @property
     def matrix_edits(self) -> tuple[str, ...]:
-        """The edits in force that change scores or probabilities."""
-        return tuple(repr(edit) for edit in self.segment.edits if getattr(edit, "changes_matrices", False))
+        """What in force changes scores or probabilities: mechanisms by name, then edits."""
+        settings, masks = self.segment.settings, self.segment.conditioning.masks
+        names = [
+            mechanism.name
+            for mechanism in self.method.mechanisms
+            if isinstance(mechanism, InstanceGuidance) and masks and mechanism.acts(settings, self.record.timestep)
+        ]
+        edits = [repr(edit) for edit in self.segment.edits if getattr(edit, "changes_matrices", False)]
+        return (*names, *edits)
 
     @property
     def clean(self) -> torch.Tensor:
@@ -153,8 +161,11 @@ class Moment:
 
     def with_text(self, guidance_pass: str, text: str) -> "Moment":
         """Return this moment under another prompt in one guidance pass, encoded."""
-        name = "negative_prompt" if guidance_pass == "uncond" else "prompt"
-        conditioning = self.segment.conditioning.replace(**{name: text})
+        if guidance_pass == "uncond":
+            conditioning = self.segment.conditioning.replace(negative_prompt=text)
+        else:
+            # Masks are named by words of the prompt, which the other text may not have.
+            conditioning = self.segment.conditioning.replace(prompt=text, masks={})
         prepared = self.method.prepare(conditioning, self.segment.settings)
         return replace(self, segment=replace(self.segment, conditioning=conditioning, prepared=prepared))
 

@@ -1,14 +1,23 @@
 """Sources: what the color of a picture can be due to, and how each is taken away.
 
-A kind of source is one class with two members, `labels` and `without`. The kinds that a run may have are found by the
-functions in `SOURCE_FINDERS`; another kind (groups of exemplar patches, say) is one more class and one more finder.
+A kind of source is one class with two members, `labels` and `without`; `find_sources` looks for every kind.
+
+| source | taken away |
+| --- | --- |
+| word | its keys are masked in every pass, and its place is kept |
+| stroke | left out of the hint |
+| group of exemplar patches | its colors: what is left is gray; without all groups there is no exemplar |
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
+import torch
+
+from colorlab.color import image_to_gray
 from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError
 from colorlab.inspection.edits.words import Remove
@@ -18,10 +27,11 @@ from colorlab.runs.run import Run
 from colorlab.strokes import Stroke
 
 __all__ = [
-    "SOURCE_FINDERS",
+    "ExemplarSources",
     "Sources",
     "StrokeSources",
     "WordSources",
+    "find_exemplar",
     "find_sources",
     "find_strokes",
     "find_words",
@@ -138,27 +148,99 @@ class StrokeSources:
 
     def without(self, conditioning: Conditioning, removed: Sequence[int]) -> tuple[Conditioning, tuple[Edit, ...]]:
         """Return the conditioning with the other strokes; strokes that are not of this set stay."""
-        gone = [self.strokes[index] for index in removed]
-        return conditioning.replace(strokes=[stroke for stroke in conditioning.strokes if stroke not in gone]), ()
+        kept = list(conditioning.strokes)
+        for stroke in (self.strokes[index] for index in removed):
+            # Equal strokes are as many sources, each taken away once.
+            if stroke in kept:
+                kept.remove(stroke)
+        return conditioning.replace(strokes=kept), ()
 
 
 def find_strokes(run: Run) -> StrokeSources | None:
     """Find the strokes of a run's conditioning at the start; None where there is none that the method reads."""
     strokes = tuple(run.segment_at(0).conditioning.strokes)
-    return StrokeSources(strokes) if strokes and "strokes" in run.method.reads else None
+    return StrokeSources(strokes) if strokes and "strokes" in run.method.fields_read() else None
 
 
-SOURCE_FINDERS: tuple[Callable[[Run], Sources | None], ...] = (find_strokes,)
-"""Finders of other kinds than words, each from a run to its sources of that kind, or None."""
+@dataclass(frozen=True, eq=False)
+class ExemplarSources:
+    """Groups of exemplar patches, in rows and columns over the whole exemplar.
+
+    Args:
+        exemplar: (H, W, 3), that of the run's start.
+        grid: rows and columns of groups.
+        side: patches along one side, as the image encoder cuts the exemplar; groups consist of whole patches.
+    """
+
+    exemplar: np.ndarray
+    grid: tuple[int, int]
+    side: int
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Row and column of each, the first at the top left."""
+        return tuple(f"exemplar {row + 1}, {column + 1}" for row, column in np.ndindex(self.grid))
+
+    def without(self, conditioning: Conditioning, removed: Sequence[int]) -> tuple[Conditioning, tuple[Edit, ...]]:
+        """Return the conditioning with those parts of the exemplar gray; another exemplar, given later, stays."""
+        if conditioning.exemplar is None or not np.array_equal(conditioning.exemplar, self.exemplar):
+            return conditioning, ()
+        if len(removed) == len(self.labels):
+            return conditioning.replace(exemplar=None), ()
+        gray = image_to_gray(torch.tensor(self.exemplar).permute(2, 0, 1)[None])[0, 0].numpy()
+        changed = self.exemplar.copy()
+        for index in removed:
+            place = self._place(index)
+            changed[place] = gray[place][..., None]
+        return conditioning.replace(exemplar=changed), ()
+
+    def _place(self, index: int) -> tuple[slice, slice]:
+        """Return the rows and columns of pixels of a group."""
+        row, column = divmod(index, self.grid[1])
+        height, width = self.exemplar.shape[:2]
+        return self._span(row, self.grid[0], height), self._span(column, self.grid[1], width)
+
+    def _span(self, number: int, count: int, size_px: int) -> slice:
+        """Return the pixels of one of `count` parts of a side, cut between patches."""
+        patches = (number * self.side // count, (number + 1) * self.side // count)
+        first, last = (round(patch * size_px / self.side) for patch in patches)
+        return slice(first, last)
 
 
-def find_sources(run: Run, *, words: Sequence[str] | None = None, everywhere: bool = True) -> tuple[Sources, ...]:
-    """Find all sources of a run; arguments as `find_words`.
+def find_exemplar(run: Run, *, grid: tuple[int, int] = (2, 2)) -> ExemplarSources | None:
+    """Find the groups of patches of a run's exemplar at the start; None where there is none that the method reads.
+
+    Args:
+        run: any run.
+        grid: rows and columns of groups.
+
+    Raises:
+        RangeError: there are not so many patches.
+    """
+    exemplar = run.segment_at(0).conditioning.exemplar
+    if exemplar is None or "exemplar" not in run.method.fields_read():
+        return None
+    config: Any = run.method.networks["image_encoder"].config
+    side = config.image_size // config.patch_size
+    is_grid = isinstance(grid, tuple) and len(grid) == 2 and all(isinstance(count, int) for count in grid)
+    if not is_grid or min(grid) < 1 or max(grid) > side:
+        raise RangeError(f"exemplar_grid is {grid!r}, but (rows, columns) of 1 to {side} patches each are expected.")
+    return ExemplarSources(exemplar, grid, side)
+
+
+def find_sources(
+    run: Run, *, words: Sequence[str] | None = None, everywhere: bool = True, exemplar_grid: tuple[int, int] = (2, 2)
+) -> tuple[Sources, ...]:
+    """Find all sources of a run; arguments as `find_words` and `find_exemplar`.
 
     Raises:
         RangeError: there is none.
     """
-    kinds = [find_words(run, words=words, everywhere=everywhere), *(find(run) for find in SOURCE_FINDERS)]
+    kinds = [
+        find_words(run, words=words, everywhere=everywhere),
+        find_strokes(run),
+        find_exemplar(run, grid=exemplar_grid),
+    ]
     found = tuple(kind for kind in kinds if kind is not None)
     if not found:
         raise RangeError("This run has no words and nothing else that could be taken away; give it a prompt.")

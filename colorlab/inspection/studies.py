@@ -1,12 +1,14 @@
 """The studies of a run: `run.study.NAME(...)` makes one and finishes it, `run.study.plan.NAME(...)` only plans it."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.chroma import DecoderName
 from colorlab.inspection.heads import plan_head_ranking
+from colorlab.inspection.levels import plan_levels
+from colorlab.inspection.phrases import plan_phrase_iou
 from colorlab.inspection.provenance import Attribution, plan_provenance
 from colorlab.inspection.seeds import plan_seeds
 from colorlab.inspection.study import Study
@@ -79,13 +81,16 @@ class StudyMenu(Generic[Answer]):
         num_orders: int = 8,
         words: Sequence[str] | None = None,
         everywhere: bool = True,
+        exemplar_grid: tuple[int, int] = (2, 2),
         fast: bool = False,
         steps: range | None = None,
         batch_size: int = 8,
         baseline: bool = False,
         progress: bool = True,
     ) -> Answer:
-        """Find out to which words the color of a pixel, of a region or of every pixel is due, by removing them.
+        """Find out to what the color of a pixel, of a region or of every pixel is due, by taking it away.
+
+        Sources are the words, the strokes and groups of patches of the exemplar.
 
         Args:
             pixel: (x, y) of the picture.
@@ -94,6 +99,7 @@ class StudyMenu(Generic[Answer]):
             num_orders: orders of "shapley".
             words: those that are told apart; None for all.
             everywhere: whether the text encoder does not hear of a removed word either.
+            exemplar_grid: rows and columns of groups of exemplar patches.
             fast: whether ablated runs end where the color is decided.
             steps: at which steps sources are removed; None for all.
             batch_size: ablated runs that share a network call.
@@ -110,12 +116,35 @@ class StudyMenu(Generic[Answer]):
             num_orders=num_orders,
             words=words,
             everywhere=everywhere,
+            exemplar_grid=exemplar_grid,
             fast=fast,
             steps=steps,
             batch_size=batch_size,
             baseline=baseline,
         )
         return self._answer(study, progress)
+
+    def levels(self, prompts: Mapping[str, str] | None = None, *, progress: bool = True) -> Answer:
+        """Make the picture under several descriptions: complete, partial, scarce and empty, all else equal.
+
+        Args:
+            prompts: descriptions by the names of their levels; None takes color words out of the run's own prompt.
+            progress: whether to show a bar.
+
+        See `colorlab.inspection.levels.plan_levels`.
+        """
+        return self._answer(plan_levels(self.run, prompts), progress)
+
+    def phrase_iou(self, *, steps: Sequence[int] | None = None, progress: bool = True) -> Answer:
+        """Measure by step how well the attention of masked phrases covers their masks, with guidance and without.
+
+        Args:
+            steps: indices of steps that were taken; None for all.
+            progress: whether to show a bar.
+
+        See `colorlab.inspection.phrases.plan_phrase_iou`.
+        """
+        return self._answer(plan_phrase_iou(self.run, steps=steps), progress)
 
     def _answer(self, study: Study[Any], progress: bool) -> Answer:
         """Do with a planned study what this menu is for."""

@@ -120,6 +120,8 @@ class UpcomingCall:
         guidance_passes: names of the passes, in batch order.
         latent_shape: (C, h, w).
         step_index: of the step.
+        timestep: training timestep of the step; None for a call that stands for several.
+        before: latents (B, C, h, w) and timestep of the step before, where the state remembers them.
     """
 
     network: torch.nn.Module
@@ -128,6 +130,12 @@ class UpcomingCall:
     guidance_passes: tuple[str, ...]
     latent_shape: tuple[int, int, int]
     step_index: int
+    timestep: float | None
+    before: tuple[torch.Tensor, float] | None
+
+    def predict(self, latents: torch.Tensor, timestep: float) -> Mapping[str, torch.Tensor]:
+        """Ask the networks, nothing of this step installed; for mechanisms that need another call first."""
+        raise NotImplementedError
 
     def sites(self, glob: str = "*", kind: SiteKind | Sequence[SiteKind] | None = None) -> tuple[Site, ...]:
         """Return the sites of the network that fit; see `colorlab.networks.sites.find_sites`."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar, cast
 
+import numpy as np
 import torch
 
 from colorlab.errors import RangeError
@@ -61,12 +62,21 @@ class LuminanceGuidance(Mechanism):
             for index, tap in enumerate(taps)
         }
         without = call.settings.with_mechanism(self.name, **{SWITCH: False})
-        change = call.decode(call.latents, call.settings) - call.decode(call.latents, without)
+        pictures = {
+            title: call.decode(call.latents, settings)[0].permute(1, 2, 0).float().numpy()
+            for title, settings in (("as it is", call.settings), ("without taps", without))
+        }
+        kept, ghosted = pictures.values()
         exhibits["effect"] = Exhibit(
-            array=change[0].abs().mean(dim=0).float().numpy(),
+            array=np.abs(kept - ghosted).mean(axis=-1),
             axes=("h", "w"),
             unit="of the range of sRGB",
-            caption="What the taps change in the decoded picture: mean absolute difference to decoding without them.",
+            caption=(
+                "What the taps change in the decoded picture, before lightness is put back: without them edges are "
+                "doubled and washed out (ghosting)."
+            ),
             provenance=dict(call.provenance),
+            kind="gallery",
+            pictures=pictures,
         )
         return exhibits

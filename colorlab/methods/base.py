@@ -154,6 +154,10 @@ class Method(ABC):
     def decode(self, latents: torch.Tensor, prepared: Any, settings: Settings) -> torch.Tensor:
         """Decode (B, C, h, w) latents to (B, 3, 8h, 8w) float32 on the CPU, sRGB in [0, 1]."""
 
+    def remembers_latents(self, settings: Settings) -> bool:
+        """Return whether a state has to remember the latents before it; no method of a paper needs that by itself."""
+        return False
+
     def start_noise(self, prepared: Any, noise: torch.Tensor, settings: Settings) -> torch.Tensor:
         """Return what a run starts from, given (B, C, h, w) standard normal noise: the noise itself by default."""
         return noise
@@ -183,6 +187,11 @@ class Method(ABC):
     def latent_factor(self) -> int:
         """Pixels along one side of a latent cell."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def num_more_tokens(self) -> int:
+        """Tokens behind those of the words in cross-attention that are no words, of an exemplar for instance."""
+        return 0
 
     def mechanism(self, name: str) -> Mechanism:
         """Return a mechanism of this method by name.

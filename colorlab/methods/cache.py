@@ -44,6 +44,12 @@ class FieldCache:
         """Forget everything."""
         self._fields.clear()
 
+    def keep_newest(self, number: int) -> None:
+        """Forget all but the newest values of each field: what belonged to pictures that are done."""
+        for values in self._fields.values():
+            while len(values) > number:
+                values.popitem(last=False)
+
     @property
     def num_bytes(self) -> int:
         """Bytes of all tensors kept."""

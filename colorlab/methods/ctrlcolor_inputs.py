@@ -218,6 +218,11 @@ class CtrlColorInputs(Method):
         return patch_features(self.components["image_encoder"], image, self.exemplar_layers)
 
     @property
+    def num_more_tokens(self) -> int:
+        """The exemplar's, where the model reads one."""
+        return int("image_encoder" in self.components)
+
+    @property
     def has_deformable(self) -> bool:
         """Whether the model has a deformable decoder."""
         return {"deformable_vae", "deformable_units"} <= set(self.components)

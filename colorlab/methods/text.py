@@ -1,11 +1,23 @@
 """Words to the tokens that cross-attention receives, and a sentence for every word that does not arrive."""
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-__all__ = ["WORDS_ARE_TOKENS", "EncodedText", "encode_text", "encode_text_vector"]
+from colorlab.errors import RangeError
+
+__all__ = [
+    "WORDS_ARE_TOKENS",
+    "EncodedText",
+    "encode_text",
+    "encode_text_vector",
+    "tokenize",
+    "tokens_between",
+    "word_spans",
+]
 
 WORDS_ARE_TOKENS = "words_are_tokens"
 """Entry of a tokenizer's configuration: every word the model knows is one token, a word in pieces is unknown to it."""
@@ -75,6 +87,35 @@ def _read(text: str, tokenizer: Any, text_encoder: torch.nn.Module) -> tuple[tor
     max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
     encoded = tokenizer(text, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
     return encoded.input_ids.to(next(text_encoder.parameters()).device), _notes(text, tokenizer, max_length)
+
+
+def tokenize(text: str, components: Mapping[str, Any]) -> Any:
+    """Tokenize a text as `encode_text` does, with the place of every token in it; a transformers `BatchEncoding`.
+
+    Args:
+        text: a prompt.
+        components: of a model, with `tokenizer` and `text_encoder`.
+    """
+    tokenizer, config = components["tokenizer"], components["text_encoder"].config
+    max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    return tokenizer(text, padding="max_length", max_length=max_length, truncation=True, return_offsets_mapping=True)
+
+
+def word_spans(text: str, word: str) -> list[tuple[int, int]]:
+    """Return where a word, or words in a row, stand in a text: (start, end) of every occurrence, in characters.
+
+    Raises:
+        RangeError: the word is empty.
+    """
+    if not isinstance(word, str) or not word.strip():
+        raise RangeError(f"word is {word!r}, but at least one word is expected.")
+    pattern = rf"(?<!\w){re.escape(word.strip())}(?!\w)"
+    return [match.span() for match in re.finditer(pattern, text, flags=re.IGNORECASE)]
+
+
+def tokens_between(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, ...]:
+    """Return the positions of the tokens of text[start:end] by the offsets that `tokenize` gives."""
+    return tuple(index for index, (first, last) in enumerate(offsets) if first < end and last > start)
 
 
 def _notes(text: str, tokenizer: Any, max_length: int) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         CLIPConfig,
         CLIPImageProcessor,
         CLIPModel,
+        CLIPSegConfig,
+        CLIPSegForImageSegmentation,
         CLIPTextConfig,
         CLIPTextModel,
         CLIPTextModelWithProjection,
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
         CLIPVisionConfig,
         CLIPVisionModel,
         CLIPVisionModelWithProjection,
+        SamConfig,
+        SamModel,
     )
 
 __all__ = [
@@ -47,6 +51,8 @@ __all__ = [
     "CLIPConfig",
     "CLIPImageProcessor",
     "CLIPModel",
+    "CLIPSegConfig",
+    "CLIPSegForImageSegmentation",
     "CLIPTextConfig",
     "CLIPTextModel",
     "CLIPTextModelWithProjection",
@@ -63,12 +69,14 @@ __all__ = [
     "Encoder",
     "EulerDiscreteScheduler",
     "ModelMixin",
+    "SamConfig",
+    "SamModel",
     "UNet2DConditionModel",
     "register_to_config",
     "repair_torchvision",
 ]
 
-# Where a name lives when it is not at the top of diffusers (no prefix) or transformers (CLIP...).
+# Where a name lives when it is not at the top of diffusers (no prefix) or transformers (CLIP..., Sam...).
 _SPECIAL_HOMES = {
     "ConfigMixin": "diffusers.configuration_utils",
     "Decoder": "diffusers.models.autoencoders.vae",
@@ -118,7 +126,7 @@ def __getattr__(name: str) -> Any:
     """Import the library that holds `name` on first use and remember the result."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _SPECIAL_HOMES.get(name, "transformers" if name.startswith("CLIP") else "diffusers")
+    home = _SPECIAL_HOMES.get(name, "transformers" if name.startswith(("CLIP", "Sam")) else "diffusers")
     repair_torchvision()
     try:
         module = importlib.import_module(home)

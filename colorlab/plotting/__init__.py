@@ -13,6 +13,8 @@ from colorlab.plotting.drawings import (
     draw_gallery,
     draw_heatmap,
     draw_image,
+    draw_maps,
+    draw_pairs,
     draw_ranking,
 )
 from colorlab.plotting.figures import (
@@ -32,6 +34,8 @@ __all__ = [
     "draw_gallery",
     "draw_heatmap",
     "draw_image",
+    "draw_maps",
+    "draw_pairs",
     "draw_ranking",
     "plot_curves",
     "plot_delta_e",

@@ -26,6 +26,8 @@ __all__ = [
     "draw_gallery",
     "draw_heatmap",
     "draw_image",
+    "draw_maps",
+    "draw_pairs",
     "draw_ranking",
 ]
 
@@ -90,6 +92,28 @@ def draw_difference(exhibit: Exhibit) -> LabFigure:
     return _with_caption(figure, exhibit)
 
 
+@register_drawing("maps")
+def draw_maps(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit of three axes as maps on one scale, with the labels of its provenance."""
+    _require_axes(exhibit, 3)
+    labels = [str(label) for label in exhibit.provenance.get("labels", range(len(exhibit.array)))]
+    limits = value_range(exhibit.array)
+    figure, cells = grid_of_cells(
+        len(labels), min(len(labels), 5), CELL_PX, aspect=exhibit.array.shape[1] / exhibit.array.shape[2]
+    )
+    for cell, values, label in zip(cells, exhibit.array, labels, strict=True):
+        drawn = show_map(cell, values, limits, label)
+    figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("pairs")
+def draw_pairs(exhibit: Exhibit) -> LabFigure:
+    """Draw the pictures of an exhibit in a row, each under its title."""
+    titles = [f"{title}\n{share:.1%}" for title, share in zip(exhibit.pictures, exhibit.array, strict=True)]
+    return _with_caption(plot_images(list(exhibit.pictures.values()), titles=titles), exhibit)
+
+
 @register_drawing("ranking")
 def draw_ranking(exhibit: Exhibit) -> LabFigure:
     """Draw the first twenty values of an exhibit of one axis as bars, with the labels of its provenance."""
@@ -116,7 +140,8 @@ def draw_curves(exhibit: Exhibit) -> LabFigure:
         _require_axes(exhibit, 1)
     rows = np.atleast_2d(exhibit.array)
     names = (
-        [f"{exhibit.axes[0]} {index}" for index in range(len(rows))]
+        [str(label) for label in exhibit.provenance.get("labels", ())]
+        or [f"{exhibit.axes[0]} {index}" for index in range(len(rows))]
         if exhibit.array.ndim == 2
         else [exhibit.unit or "found"]
     )

@@ -12,7 +12,7 @@ from colorlab.errors import RangeError, ShapeError, StateError
 from colorlab.methods.base import Method, Prepared
 from colorlab.networks.patching import Patch, PatchCall, PatchPlace
 from colorlab.runs.edits import EditCall
-from colorlab.runs.segments import Segment, ask_networks, enter_step
+from colorlab.runs.segments import Segment, ask_networks, enter_step, with_memory
 from colorlab.sampling.loop import Predict, sample_step
 from colorlab.sampling.records import Predictions, StepRecord
 from colorlab.sampling.solvers import find_solver
@@ -100,7 +100,7 @@ def take_steps(
             seed=seed,
             sample_index=sample_index,
         )
-        edges.append((record, following))
+        edges.append((record, with_memory(method, settings, state, following)))
     return edges
 
 
@@ -188,7 +188,8 @@ def _enter_together(
     method: Method, segment: Segment, states: Sequence[State]
 ) -> tuple[EditCall, list[State], list[Patch]]:
     """Enter a step with all states at once, under one segment."""
-    together = State(states[0].step_index, states[0].timestep, torch.cat([state.latents for state in states]))
+    history = tuple(torch.cat(parts) for parts in zip(*(state.history for state in states), strict=True))
+    together = replace(states[0], latents=torch.cat([state.latents for state in states]), history=history)
     call, entering, patches = enter_step(method, segment, together)
     latents = entering.latents.split(len(states[0].latents))
     return call, [replace(state, latents=part) for state, part in zip(states, latents, strict=True)], patches

@@ -5,7 +5,7 @@ the mechanisms in the order of the method, then those of the edits in the order 
 one installer, `colorlab.networks.patching.patched`, which restores the network whatever happens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,6 +44,7 @@ class EditCall(UpcomingCall):
         step_index: int,
         *,
         timesteps: Sequence[float],
+        before: tuple[torch.Tensor, float] | None = None,
     ) -> "EditCall":
         """Put together the call of one step; of several timesteps with the guidance passes of all of them."""
         passes = (name for timestep in timesteps for name in method.guidance_passes(settings, timestep))
@@ -54,9 +55,15 @@ class EditCall(UpcomingCall):
             guidance_passes=tuple(dict.fromkeys(passes)),
             latent_shape=prepared.latent_shape,
             step_index=step_index,
+            timestep=timesteps[0] if len(timesteps) == 1 else None,
+            before=before,
             method=method,
             conditioning=conditioning,
         )
+
+    def predict(self, latents: torch.Tensor, timestep: float) -> Mapping[str, torch.Tensor]:
+        """Ask the method, nothing of this step installed."""
+        return self.method.predict(self.prepared, latents, timestep, self.settings)
 
 
 @runtime_checkable

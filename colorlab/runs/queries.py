@@ -148,6 +148,16 @@ class RunQueries(Queries):
         )
         return exhibit
 
+    def pairing(self) -> Exhibit:
+        """Show which words each mask belongs to (record); see `colorlab.inspection.phrases.pairing`."""
+        exhibit: Exhibit = _inspection("phrases").pairing(self)
+        return exhibit
+
+    def phrase(self, step: int, name: str, *, shown: str = "attention", site: str = "*") -> Exhibit:
+        """Show where a masked phrase looks, before and after guidance (replay); see `inspection.phrases.phrase`."""
+        exhibit: Exhibit = _inspection("phrases").phrase(self, step, name, shown=shown, site=site)
+        return exhibit
+
     @cached_property
     def study(self) -> "Studies":
         """Questions that take many network calls (studies): cost first, progress, cancel."""

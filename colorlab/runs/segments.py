@@ -35,6 +35,7 @@ __all__ = [
     "predict_step",
     "take_step",
     "timesteps_of",
+    "with_memory",
 ]
 
 
@@ -104,7 +105,14 @@ def take_step(
     if patches:
         # Hooks of compiled modules are never called, so that a patched network computes uncompiled.
         environment = replace(environment, is_compiled=False)
-    return replace(record, environment=environment), following
+    return replace(record, environment=environment), with_memory(method, settings, state, following)
+
+
+def with_memory(method: Method, settings: Settings, before: State, following: State) -> State:
+    """Return the state after a step with what the method remembers beside the solver: the latents before."""
+    if not method.remembers_latents(settings):
+        return following
+    return replace(following, history=(*following.history, before.latents))
 
 
 def predict_step(
@@ -199,6 +207,7 @@ def enter_step(method: Method, segment: Segment, state: State) -> tuple[EditCall
         segment.prepared,
         state.step_index,
         timesteps=timesteps,
+        before=_step_before(method, segment.settings, state),
     )
     latents = entering_latents(segment.edits, state.latents, call)
     entering = state if latents is state.latents else replace(state, latents=latents)
@@ -226,3 +235,10 @@ def ask_networks(
     # Not `watch or ...`: a probe that has read nothing yet is an empty mapping.
     with installed, nullcontext() if watch is None else watch:
         return call.method.predict(call.prepared, latents, timestep, call.settings)
+
+
+def _step_before(method: Method, settings: Settings, state: State) -> tuple[torch.Tensor, float] | None:
+    """Return latents and timestep of the step before a state, where it remembers them."""
+    if not state.history or not method.remembers_latents(settings):
+        return None
+    return state.history[-1], timesteps_of(method, settings)[state.step_index - 1].item()

@@ -24,7 +24,7 @@ from colorlab.methods.folder import ModelIndex, write_index
 from colorlab.networks.libraries import UNet2DConditionModel
 from colorlab.sampling.schedules import NoiseSchedule
 from colorlab.training.grounding import CrossAttentionReader, grounding_loss, naming_tokens
-from colorlab.training.latents import WORKING_PX, EncodedPictures
+from colorlab.training.latents import WORKING_PX, CaptionMix, EncodedPictures
 from colorlab.training.scene_kinds import KINDS
 
 OBJECT_WEIGHT = 3.0
@@ -112,6 +112,10 @@ class DenoisingRecipe(ABC):
     """
 
     name: str
+    captions: CaptionMix = CaptionMix()
+    """How often captions of each level are drawn."""
+    progress: float = 0.0
+    """Share of the training that is done; the loop writes it."""
     grounding_weight: float = 0.0
     """Weight of `grounding_loss`; 0 for a network that does not see where the objects are."""
 
@@ -149,7 +153,7 @@ class DenoisingRecipe(ABC):
         total = self.schedule.num_train_timesteps
         timesteps = draw_timesteps(batch_size, total, generator).to(device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
-        token_ids = self.text.token_ids(self.encoded.captions(indices, generator))
+        token_ids = self.text.token_ids(self.encoded.captions(indices, generator, self.captions, self.progress))
         words = self.text.encode(token_ids)
         with CrossAttentionReader(module, noisy.shape) as reader:
             predicted = module(self.network_input(noisy, indices), timesteps, encoder_hidden_states=words).sample

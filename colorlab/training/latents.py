@@ -10,23 +10,61 @@ import torch
 from tqdm.auto import tqdm
 
 from colorlab.checkpoints.reading import file_sha256
+from colorlab.errors import RangeError
 from colorlab.networks.libraries import AutoencoderKL
 from colorlab.networks.luminance import LuminanceEncoder, lightness_hint
 from colorlab.training.captions import photo_caption
-from colorlab.training.corpus import NO_THING, SKY_INDEX
+from colorlab.training.corpus import CAPTION_KINDS, NO_THING, SKY_INDEX
 from colorlab.training.photos import crops
 from colorlab.training.pixels import Pictures
+from colorlab.training.scene_captions import CAPTION_LEVELS
 
 WORKING_PX = 128
 
-LEVEL_SHARES = (0.3, 0.3, 0.2, 0.1)
-"""How often each caption of `CAPTION_KINDS` is drawn; the rest is the empty prompt. Ours: mostly complete ones."""
-
-EMPTY_SHARE = 0.1
-"""How often a picture is shown with the empty prompt: caption dropout, which guidance needs."""
-
 NAMED_COLOR_SHARE = 0.7
 """How often a photograph's caption names its measured color."""
+
+
+@dataclass(frozen=True)
+class CaptionMix:
+    """How often a scene is shown with a caption of each level.
+
+    Args:
+        levels: shares of complete, partial and scarce captions among those that are not dropped; they sum to 1.
+        first_levels: the same at the beginning of a curriculum, from which the shares move to `levels` in equal steps;
+            None for no curriculum.
+        dropout: share of pictures shown with the empty prompt, which guidance needs; the released recipe has none.
+
+    Raises:
+        RangeError: shares do not sum to 1, or `dropout` is not in [0, 1).
+
+    Source: L-CAD, arXiv 2305.15217, trains on one caption of any level for each picture; shares, curriculum: ours.
+    """
+
+    levels: tuple[float, float, float] = (6 / 9, 2 / 9, 1 / 9)
+    first_levels: tuple[float, float, float] | None = None
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for shares in (self.levels, self.first_levels or self.levels):
+            if len(shares) != len(CAPTION_LEVELS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+                names = ", ".join(CAPTION_LEVELS)
+                raise RangeError(f"levels are {shares}, but shares of {names} that sum to 1 are expected.")
+        if not 0 <= self.dropout < 1:
+            raise RangeError(f"dropout is {self.dropout!r}, but a number from 0 to below 1 is expected.")
+
+    def shares(self, progress: float) -> tuple[float, ...]:
+        """Return the share of every caption of `CAPTION_KINDS` when a share of the training is done, [0, 1]."""
+        first = self.first_levels or self.levels
+        now = {
+            level: (1 - progress) * start + progress * end
+            for level, start, end in zip(CAPTION_LEVELS, first, self.levels, strict=True)
+        }
+        return tuple(now[kind] / CAPTION_KINDS.count(kind) for kind in CAPTION_KINDS)
+
+
+CURRICULUM = CaptionMix(first_levels=(1.0, 0.0, 0.0))
+"""Begins with complete captions, in which every word is about something to be seen. Ours."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +81,22 @@ class EncodedPictures:
     latents: npt.NDArray[np.float16]
     taps: npt.NDArray[np.float16] | None
 
-    def captions(self, indices: list[int], generator: torch.Generator) -> list[str]:
+    def captions(
+        self, indices: list[int], generator: torch.Generator, mix: CaptionMix | None = None, progress: float = 1.0
+    ) -> list[str]:
         """Draw one caption for each picture, at any level, sometimes the empty one.
 
         Args:
             indices: of pictures.
             generator: random source.
+            mix: how often each level is drawn; the default mix by default.
+            progress: share of the training that is done, for a curriculum.
 
         Returns:
             The captions.
         """
-        return [self._caption(index, generator) for index in indices]
+        mix = mix or CaptionMix()
+        return [self._caption(index, generator, mix, progress) for index in indices]
 
     def patches(self, indices: list[int]) -> torch.Tensor:
         """Tell what covers most of each latent cell.
@@ -89,17 +132,18 @@ class EncodedPictures:
         count = len(self.pictures.photographs)
         return () if index < count else self.pictures.scenes.things[index - count]
 
-    def _caption(self, index: int, generator: torch.Generator) -> str:
+    def _caption(self, index: int, generator: torch.Generator, mix: CaptionMix, progress: float) -> str:
         """Draw one caption."""
         draw = float(torch.rand(1, generator=generator))
-        if draw < EMPTY_SHARE:
+        if draw < mix.dropout:
             return ""
         count = len(self.pictures.photographs)
         if index < count:
             label, color = self.pictures.photographs.labels[index], self.pictures.colors[index]
-            return photo_caption(label, color, generator, name_color=draw < EMPTY_SHARE + NAMED_COLOR_SHARE)
-        level = int(np.searchsorted(np.cumsum(LEVEL_SHARES), draw - EMPTY_SHARE))
-        return self.pictures.scenes.captions[index - count][min(level, len(LEVEL_SHARES) - 1)]
+            return photo_caption(label, color, generator, name_color=draw < mix.dropout + NAMED_COLOR_SHARE)
+        texts, bounds = self.pictures.scenes.captions[index - count], np.cumsum(mix.shares(progress))
+        kind = int(np.searchsorted(bounds, (draw - mix.dropout) / (1 - mix.dropout)))
+        return texts[min(kind, len(texts) - 1)]
 
 
 def encode_pictures(

@@ -8,7 +8,7 @@ Deviation: stage 1 compares luma and color differences (the released artifact-we
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,9 @@ class LcadRecipe(DenoisingRecipe):
     def export(self, folder: Path, module: nn.Module, card: Mapping[str, object]) -> None:
         """Write the model folder; the shared components lie beside it."""
         own = {"unet": module, "luminance_encoder": self.luminance_encoder, "scheduler": self.schedule}
-        export_model(folder, method="lcad", own=own, shared=SHARED, settings={}, card=dict(card))
+        export_model(
+            folder, method="lcad", own=own, shared=SHARED, settings={}, card={**card, "captions": asdict(self.captions)}
+        )
 
     def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:
         """Colorize a few held-out scenes by their complete captions; the truth stands last."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -87,6 +87,13 @@ class Recipe(Protocol):
         """Write the finished member to a model folder."""
 
 
+@runtime_checkable
+class Paced(Protocol):
+    """A recipe that changes as it goes: the loop tells it the share of the training that is done before each step."""
+
+    progress: float
+
+
 def batch_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     """Make the random source of one step: a function of its arguments, so a resumed run draws the same batches.
 
@@ -148,6 +155,8 @@ def train(
         generator = batch_generator(plan.seed, step, accelerator.process_index)
         for group in optimizer.param_groups:
             group["lr"] = plan.rate(step)
+        if isinstance(recipe, Paced):
+            recipe.progress = step / plan.steps
         loss, numbers = recipe.loss(module, generator, plan.batch_size)
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)

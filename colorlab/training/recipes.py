@@ -38,7 +38,7 @@ from colorlab.training.clip import ClipRecipe, Frozen
 from colorlab.training.colorizediffusion import ColorizeDiffusionRecipe, SketchRecipe, Strategies
 from colorlab.training.denoising import DenoisingRecipe, FrozenText
 from colorlab.training.exemplars import ExemplarKind, SketchedPictures, sketch_pictures
-from colorlab.training.latents import encode_pictures, weights_key
+from colorlab.training.latents import CaptionMix, encode_pictures, weights_key
 from colorlab.training.lcad import LcadRecipe, LuminanceRecipe
 from colorlab.training.loop import Plan, Recipe, export_checkpoint, train
 from colorlab.training.photos import photographs_key
@@ -102,6 +102,7 @@ def run_recipe(
     num_scenes: int = NUM_SCENES,
     warm_start: bool = False,
     export_only: bool = False,
+    captions: CaptionMix | None = None,
 ) -> Path:
     """Run one recipe: train, or go on training, and export the member.
 
@@ -116,6 +117,7 @@ def run_recipe(
         num_scenes: size of the scene corpus.
         warm_start: begin a UNet with the weights of the member that is there already instead of the recipe's beginning.
         export_only: export the last checkpoint without training on.
+        captions: how often a UNet sees captions of each level, and none; the recipe's own mix by default.
 
     Returns:
         Folder of the member.
@@ -128,6 +130,10 @@ def run_recipe(
     cache = out / "cache" / photographs_key(data)
     pictures = Pictures.load(data, cache, num_scenes=num_scenes)
     recipe = _BUILDERS[name](pictures, out, cache, torch.device(device))
+    if captions is not None:
+        if not isinstance(recipe, DenoisingRecipe):
+            raise StateError(f"{name} is no UNet, so it has no mix of captions; leave its options out.")
+        recipe.captions = captions
     member = out / "family" / MEMBERS[name]
     if warm_start:
         _start_warm(recipe, name, out, torch.device(device))

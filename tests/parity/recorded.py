@@ -154,9 +154,11 @@ def _is_named(name: str, names: str) -> bool:
 
 
 def _parse_rule(text: str) -> dict[str, float]:
-    """Read a tolerance written in words: `exact`, `rtol .. atol ..`, or `at most .. level, on fewer than .. %`."""
+    """Read a tolerance in words: `exact`, `exact up to float32 rounding`, `rtol .. atol ..`, `at most .. level ..`."""
     if text.strip() == "exact":
         return {"levels": 0, "share": 0.0}
+    if text.strip() == "exact up to float32 rounding":
+        return {"rtol": 1e-6, "atol": 1e-6}
     if match := re.search(r"at most (\d+) levels?(?:.*fewer than ([\d.]+) %)?", text):
         return {"levels": int(match[1]), "share": float(match[2] or 100) / 100}
     numbers = dict(re.findall(r"(rtol|atol) ([\d.e+-]+)", text))

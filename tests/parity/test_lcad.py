@@ -1,63 +1,64 @@
-"""Parity with numbers recorded by running the released L-CAD code (cases 1, 2, 3 fresh, and 5).
+"""Parity with numbers recorded by running the released L-CAD code (cases 1, 2, 3 and 5; case 4 is in
+`test_lcad_instances.py`).
 
 Every case file in the folder is found by its name and every size is read from it, so that any set recorded in the same
 way can be checked. What is not run is named, with its reason, at the end of the test run.
 """
 
 import re
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import kornia
+import numpy as np
 import pytest
 import torch
-from recorded import RecordedCase, case_params, find_cases, reference_folder
+from lcad_networks import (
+    KINDS,
+    Note,
+    ask,
+    autoencoder,
+    check_all,
+    guided,
+    luminance_encoder,
+    noise_network,
+    params,
+    sampling_plan,
+    three_channels,
+)
+from recorded import RecordedCase, find_cases, reference_folder
 from torch import nn
 
-from colorlab.checkpoints import (
-    LUMINANCE_PREFIX,
-    UNET_PREFIX,
-    VAE_PREFIX,
-    load_ldm_weights,
-    luminance_encoder_key_map,
-    select_prefix,
-    unet_key_map,
-    vae_key_map,
-)
 from colorlab.color import lab_to_rgb, rgb_to_lab
-from colorlab.networks.libraries import AutoencoderKL, UNet2DConditionModel
+from colorlab.conditioning import Conditioning
+from colorlab.methods.lcad import Lcad, PreparedLcad
+from colorlab.networks.kept_scores import keep_scores, put_scores
+from colorlab.networks.libraries import AutoencoderKL
 from colorlab.networks.luminance import (
-    LuminanceEncoder,
     decode_with_taps,
     lightness_hint,
     lightness_to_hint,
     resize_as_published,
 )
-from colorlab.sampling import SOLVERS, NoiseSchedule, State, classifier_free, first_state
+from colorlab.networks.patching import patched
+from colorlab.runs.segments import Segment, take_step
+from colorlab.sampling import SOLVERS, NoiseSchedule, State, first_state
+from colorlab.sampling.records import StepRecord
+from colorlab.settings import Settings
 
-KINDS_RUN = ("case1_hint", "case1_vae", "case2_unet", "case3_sampling", "case3_schedule", "case5_color")
-STALE = "the released attention reuses logits of the call before, which is not built yet"
-GUIDANCE = "instance guidance is not built yet"
-KINDS_NOT_RUN = {"case3_leak": STALE, "case4_": GUIDANCE}
-KINDS = (*KINDS_RUN, *KINDS_NOT_RUN)
+PASS = ("cond",)  # of a single call
 PICTURES = {"decoded", "image_uint8"}  # of case 3; everything else in it is stacked by step
-
-Note = Callable[[str, Any], None]
-
-
-def params(kind: str) -> Any:
-    return pytest.mark.parametrize("case", case_params("lcad", kind, KINDS))
 
 
 @pytest.mark.skipif(reference_folder("lcad") is None, reason="COLORLAB_REFERENCE is not set: no L-CAD case was run")
 def test_every_recorded_case_is_run_or_named(not_run: Note) -> None:
     cases = find_cases("lcad", KINDS)
-    assert any(case.kind in KINDS_RUN for case in cases), f"no recorded case to run in {reference_folder('lcad')}"
+    assert any(case.kind for case in cases), f"no recorded case to run in {reference_folder('lcad')}"
     for case in cases:
-        if case.kind not in KINDS_RUN:
-            not_run(case.name, KINDS_NOT_RUN.get(case.kind, "a kind of case that no test here knows"))
-    for kind in KINDS_RUN:
+        if not case.kind:
+            not_run(case.name, "a kind of case that no test here knows")
+    for kind in KINDS:
         if not any(case.kind == kind for case in cases):
             not_run(kind, "no such file in the folder")
 
@@ -98,32 +99,31 @@ def test_taps_and_decoder(case: RecordedCase, compared: Note) -> None:
 
 
 @params("case2_unet")
-def test_unet(case: RecordedCase, compared: Note, not_run: Note) -> None:
+def test_unet(case: RecordedCase, compared: Note) -> None:
     unet = noise_network(case)
     x, g9, t, context = (case.input(name) for name in ("x", "g9", "t", "context"))
     wanted = case.outputs()
-    if wanted.pop("second_call_stale", None) is not None:
-        not_run(f"{case.name}: second_call_stale", STALE)
     places = {"time_embed": unet.time_embedding, "conv_in": unet.conv_in, "middle": unet.mid_block}
-    with torch.no_grad(), Outputs(places) as seen:
-        eps = predict(unet, x, g9, t, context)
+    scale, shift = re.findall(r"\(([\d.]+)\*x, t-(\d+),", case.meta["description"])[0]
+    second = (float(scale) * x, g9, t - int(shift), context.flip(0))
+    with torch.no_grad(), Outputs(places) as seen, keep_scores(unet, x.shape, PASS) as kept:
+        # Keeping scores computes them by hand, which moves the result by rounding alone.
+        eps = ask(unet, x, g9, t, context)
     with torch.no_grad():
-        results = {"eps": eps, "eps_zero_luminance": predict(unet, x, torch.zeros_like(g9), t, context), **seen}
-        scale, shift = re.findall(r"\(([\d.]+)\*x, t-(\d+),", case.meta["description"])[0]
-        results["second_call_fresh"] = predict(unet, float(scale) * x, g9, t - int(shift), context.flip(0))
+        results = {"eps": eps, "eps_zero_luminance": ask(unet, x, torch.zeros_like(g9), t, context), **seen}
+        results["second_call_fresh"] = ask(unet, *second)
+        with patched(unet, put_scores(kept), guidance_passes=PASS, step_index=1, num_samples=len(x)):
+            results["second_call_stale"] = ask(unet, *second)
     check_all(case, results, wanted)
     compared(case.name, len(wanted))
 
 
 @params("case3_sampling")
-def test_sampling_step_by_step(case: RecordedCase, compared: Note, not_run: Note) -> None:
+def test_sampling_step_by_step(case: RecordedCase, compared: Note) -> None:
     """Each step starts from the recorded latents, so that a difference shows at its own step."""
     schedule, timesteps = sampling_plan(case)
     unet, encoder = noise_network(case), luminance_encoder(case)
     wanted = case.outputs("fresh.")
-    stale = [name for name in case.outputs() if not name.startswith("fresh.") and "." in name]
-    for group in sorted({name.split(".")[0] for name in stale}):
-        not_run(f"{case.name}: {group}.*", STALE)
     with torch.no_grad():
         g9 = encoder(three_channels(case.input("hint")))[-1]
         case.check("g9", g9, case.outputs()["g9"])
@@ -156,6 +156,42 @@ def test_sampling_from_hint_to_picture(case: RecordedCase, compared: Note) -> No
     recorded = {name: wanted[name] for name in PICTURES & set(wanted)}
     check_all(case, {name: pictures[name][: len(want)] for name, want in recorded.items()}, recorded)
     compared(case.name, len(timesteps) + len(recorded))
+
+
+@params("case3_sampling")
+def test_sampling_as_released(case: RecordedCase, compared: Note) -> None:
+    """Steps 1 and 3 attend by the scores of steps 0 and 2, through the method itself as published."""
+    vae, encoder = autoencoder(case), luminance_encoder(case)
+    wanted = case.outputs("asreleased.")
+    with torch.no_grad():
+        taps = encoder(three_channels(case.input("hint")))
+        records, states = run_as_published(case, case.input("x_T"), taps)
+        names = ("uncond", "cond")
+        for step, (record, state) in enumerate(zip(records, states, strict=True)):
+            results = {f"eps_{name}": record.predictions[name] for name in names}
+            results |= {"eps": record.noise_pred, "x_prev": state.latents, "pred_x0": record.pred_original_sample}
+            for name, result in results.items():
+                case.check(name, result, wanted[name][step])
+        decoded = decode_with_taps(vae, states[-1].latents, taps)
+    pictures = {"decoded": decoded, "image_uint8": write_as_published(decoded)}
+    recorded = {name: wanted[name] for name in PICTURES & set(wanted)}
+    check_all(case, {name: pictures[name][: len(want)] for name, want in recorded.items()}, recorded)
+    compared(f"{case.name} as released", 5 * len(states) + len(recorded))
+
+
+@params("case3_leak")
+def test_leak_into_the_next_picture(case: RecordedCase, compared: Note) -> None:
+    """After an odd number of steps the last scores are left over; as published a method of ours starts clean."""
+    wanted = case.outputs()
+    with torch.no_grad():
+        taps = luminance_encoder(case)(three_channels(case.input("hint")))
+        first_records, first = run_as_published(case, case.input("x_T_1"), taps)
+        _, second = run_as_published(case, case.input("x_T_2"), taps)
+        left = (first[-2].latents, first_records[-1].timestep)
+        _, leaked = run_as_published(case, case.input("x_T_2"), taps, left=left)
+    results = {"first_run": first, "second_run_cleared": second, "second_run_leaked": leaked}
+    check_all(case, {name: states[-1].latents for name, states in results.items()}, wanted)
+    compared(case.name, len(wanted))
 
 
 @params("case3_schedule")
@@ -198,69 +234,66 @@ def test_color(case: RecordedCase, compared: Note) -> None:
     compared(case.name, len(wanted))
 
 
-# --- the networks of a case, built from its own description ----------------------------------------------------------
-
-
-@lru_cache(maxsize=4)
-def luminance_encoder(case: RecordedCase) -> LuminanceEncoder:
-    config = case.constructor("AutoencoderKL")
-    names = ("in_channels", "block_out_channels", "layers_per_block", "norm_num_groups")
-    encoder = LuminanceEncoder(
-        out_channels=config["latent_channels"], **{name: config[name] for name in names if name in config}
-    )
-    weights = select_prefix(case.weights(), LUMINANCE_PREFIX)
-    load_ldm_weights(encoder, weights, luminance_encoder_key_map(weights), name="luminance encoder")
-    return encoder.eval()
-
-
-@lru_cache(maxsize=4)
-def autoencoder(case: RecordedCase) -> AutoencoderKL:
-    """Build the autoencoder; its plain encoder is used by no case and may be left out of the files."""
-    vae = AutoencoderKL(**case.constructor("AutoencoderKL"))
-    luminance = select_prefix(case.weights(), LUMINANCE_PREFIX)
-    g_encoder = LUMINANCE_PREFIX.removeprefix(VAE_PREFIX)
-    weights = {
-        name: value
-        for name, value in select_prefix(case.weights(), VAE_PREFIX).items()
-        if name.removeprefix(g_encoder) not in luminance or not name.startswith(g_encoder)
-    }
-    load_ldm_weights(vae, weights, vae_key_map(weights), name="autoencoder", optional=("encoder.", "quant_conv."))
-    return vae.eval()
-
-
-@lru_cache(maxsize=4)
-def noise_network(case: RecordedCase) -> UNet2DConditionModel:
-    unet = UNet2DConditionModel(**case.constructor("UNet2DConditionModel"))
-    weights = select_prefix(case.weights(), UNET_PREFIX)
-    load_ldm_weights(unet, weights, unet_key_map(weights), name="UNet")
-    return unet.eval()
-
-
-def predict(
-    unet: UNet2DConditionModel, x: torch.Tensor, g9: torch.Tensor, t: torch.Tensor | int, context: torch.Tensor
-) -> torch.Tensor:
-    return unet(torch.cat([x, g9], dim=1), t, context).sample
-
-
-def guided(
-    case: RecordedCase, unet: UNet2DConditionModel, latents: torch.Tensor, g9: torch.Tensor, timestep: int
-) -> dict[str, torch.Tensor]:
-    passes = {}
-    for name in ("uncond", "cond"):
-        context = case.input(f"context_{name}").expand(len(latents), -1, -1)
-        passes[f"eps_{name}"] = predict(unet, latents, g9, timestep, context)
-    return {**passes, "eps": classifier_free(passes["eps_uncond"], passes["eps_cond"], case.meta["w"])}
-
-
-def sampling_plan(case: RecordedCase) -> tuple[NoiseSchedule, torch.Tensor]:
-    config = case.constructor("DDIMScheduler")
-    schedule = NoiseSchedule.from_config(config)
-    timesteps = schedule.timesteps(case.meta["steps"], config["timestep_spacing"], as_published=True)
-    assert timesteps.tolist() == case.meta["timesteps"]
-    return schedule, timesteps
-
-
 # --- small helpers ----------------------------------------------------------------------------------------------------
+
+
+def run_as_published(
+    case: RecordedCase,
+    noise: torch.Tensor,
+    taps: tuple[torch.Tensor, ...],
+    *,
+    left: tuple[torch.Tensor, float] | None = None,
+) -> tuple[list[StepRecord], list[State]]:
+    """Take all steps of a case with the method as published, for several pictures.
+
+    Args:
+        case: with `w`, contexts and weights.
+        noise: (B, 4, h, w), what the run starts from.
+        taps: of the pictures.
+        left: latents and timestep of an earlier call whose scores are left over, as if it were the step before the
+            first: then steps 0, 2 ... are the stale ones.
+    """
+    schedule, timesteps = sampling_plan(case)
+    parts = {
+        "unet": noise_network(case),
+        "luminance_encoder": luminance_encoder(case),
+        "vae": autoencoder(case),
+        "scheduler": schedule,
+        "text_encoder": None,
+        "tokenizer": None,
+    }
+    method = Lcad(parts, working_px=noise.shape[-1] * 8)
+    settings = Settings(num_inference_steps=case.meta["steps"], guidance_scale=case.meta["w"], as_published=True)
+    text = {name: case.input(f"context_{name}").expand(len(noise), -1, -1) for name in ("uncond", "cond")}
+    prepared = PreparedLcad(latent_shape=tuple(noise.shape[1:]), notes=(), text=text, taps=taps)
+    segment = Segment(0, Conditioning(gray=np.zeros((8, 8))), settings, prepared)
+    state, records, states = first_state(noise, schedule=schedule, timesteps=timesteps), [], []
+    while not state.is_finished:
+        with leftover_scores(method, prepared, settings, left, state):
+            if left is not None:
+                # With its own memory emptied a step attends by what is left over, or afresh.
+                state = state.without_history()
+            record, following = take_step(method, segment, state, timesteps=timesteps)
+        left = None if left is None else (state.latents, record.timestep)
+        state = following
+        records.append(record)
+        states.append(following)
+    return records, states
+
+
+@contextmanager
+def leftover_scores(
+    method: Lcad, prepared: PreparedLcad, settings: Settings, left: tuple[torch.Tensor, float] | None, state: State
+) -> Iterator[None]:
+    """At every second step put the scores of the call before in the place of the step's own."""
+    if left is None or state.step_index % 2:
+        yield
+        return
+    names = ("uncond", "cond")
+    with keep_scores(method.unet, left[0].shape, names) as kept:
+        method.predict(prepared, *left, settings)
+    with patched(method.unet, put_scores(kept), guidance_passes=names, step_index=0, num_samples=len(left[0])):
+        yield
 
 
 class Outputs:
@@ -300,13 +333,6 @@ def decoder_places(vae: AutoencoderKL, names: dict[str, torch.Tensor]) -> dict[s
     return places
 
 
-def check_all(case: RecordedCase, results: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    """Compare everything that was recorded; a recorded name without a result fails."""
-    assert not set(wanted) - set(results), f"{case.name} holds tensors no test computes: {set(wanted) - set(results)}"
-    for name, want in wanted.items():
-        case.check(name, results[name], want)
-
-
 def check_step_lists(schedule: NoiseSchedule, by_count: dict[str, dict[str, Any]]) -> int:
     """Compare the published list of timesteps for each step count; return how many there are."""
     for count, row in by_count.items():
@@ -321,10 +347,6 @@ def check_step_lists(schedule: NoiseSchedule, by_count: dict[str, dict[str, Any]
         if row["count"] == int(count):
             assert schedule.timesteps(int(count), "leading").tolist() == timesteps, count
     return len(by_count)
-
-
-def three_channels(hint: torch.Tensor) -> torch.Tensor:
-    return hint.expand(-1, 3, -1, -1)
 
 
 def write_as_published(decoded: torch.Tensor) -> torch.Tensor:

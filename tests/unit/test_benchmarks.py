@@ -1,6 +1,6 @@
-"""The benchmark of inspection, on tiny models: it compares like with like, and its verdicts follow from its numbers."""
+"""The benchmarks of inspection, on small models: they compare like with like, and verdicts follow from numbers."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pytest
@@ -9,15 +9,19 @@ from tiny import tiny_colorizer, tiny_picture, tiny_tokenizer
 from colorlab.networks.libraries import DDIMScheduler
 from colorlab.sampling.schedules import NoiseSchedule
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "inspection.py"
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+
+
+def script(name):
+    """Import a benchmark as Python does that runs it: what stands beside it can be imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPTS)
+        return importlib.import_module(name)
 
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("inspection_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("inspection")
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +65,27 @@ def test_a_bound_above_the_target_misses_it(bench):
     assert bench.Row("", [1.0] * 30, 1.03).is_reached
     assert not bench.Row("", [1.0] * 18 + [2.0] * 12, 1.03).is_reached
     assert str(bench.Row("what", [20.0] * 5, 30, "ms")) == "| what | 20.0 ms | 20.0 ms | at most 30.0 ms | reached |"
+
+
+def test_the_gpu_command_works_without_a_gpu(capsys):
+    script("gpu").main(["--device", "cpu", "--tiny", "--pairs", "1"])
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[2] == "| what | measured | asked | |"
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:]]
+    assert len(rows) == 12
+    verdicts = {row[0]: row[1:] for row in rows}
+    for dtype in ("float32", "bfloat16", "float16"):
+        assert verdicts[f"replays, {dtype}"] == ["4 exact (0)", "none refused", "reached"]
+        assert verdicts[f"edit that changes nothing, {dtype}"][0] == "0"
+
+
+def test_the_gpu_command_tells_what_is_missing_and_what_fails(tmp_path):
+    gpu = script("gpu")
+    if not gpu.torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="There is no CUDA device"):
+            gpu.main([])
+    failing = tmp_path / "test_one.py"
+    failing.write_text("def test_one():\n    assert False\n")
+    row = gpu.tests_row([str(failing), "--rootdir", str(tmp_path)])
+    assert "1 failed" in row.measured
+    assert str(row).endswith("| all pass | missed |")

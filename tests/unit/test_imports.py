@@ -36,8 +36,10 @@ LAYERS = (
     ("methods",),
     ("runs",),
     ("inspection",),
+    ("segmentation",),
     ("registry",),
     ("colorizer",),
+    ("video",),
     ("",),  # colorlab/__init__.py, the facade under its short name
     ("training",),
     ("evaluation",),
@@ -46,6 +48,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 HEADLESS_ONLY = ("IPython", "ipywidgets", "ipycanvas", "traitlets", "matplotlib", "notebook", "ipykernel")
+ON_USE_ONLY = ("imageio", "av")
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 
@@ -121,7 +124,7 @@ for name in colorlab.__all__:
 assert torch.equal(state, torch.random.get_rng_state()), "the random generator moved"
 assert threads == torch.get_num_threads(), "the number of threads changed"
 assert threading.active_count() == 1, threading.enumerate()
-print([name for name in {HEADLESS_ONLY} if name in sys.modules])
+print([name for name in {HEADLESS_ONLY + ON_USE_ONLY} if name in sys.modules])
 """
     assert run_python(code) == "[]"
 

@@ -8,14 +8,14 @@ import torch
 from tiny import tiny_colorizer, tiny_ctrlcolor, tiny_picture, tiny_text_to_image
 
 import colorlab
-from colorlab.color import CHROMATIC_COLORS, lightness_to_gray
+from colorlab.color import CHROMATIC_COLORS, image_to_gray, lightness_to_gray
 from colorlab.errors import RangeError, StateError
 from colorlab.inspection.chroma import decode_chroma
 from colorlab.inspection.edits import PatchLatents, PromptToPrompt, Remove, Reweight
 from colorlab.inspection.places import word_tokens
 from colorlab.inspection.replay import moment_of, replay_step, run_sites
 from colorlab.inspection.shares import Ablation, Findings, coalitions_of, draw_orders, leave_one_out, shapley
-from colorlab.inspection.sources import find_words
+from colorlab.inspection.sources import find_exemplar, find_strokes, find_words
 from colorlab.inspection.study import StudyWarning
 from colorlab.runs.batches import take_steps
 from colorlab.runs.segments import take_step
@@ -243,6 +243,50 @@ def test_strokes_are_sources_beside_words(first_step):
     found = next(part for part in study.parts if part.removed == {3})
     assert found.ab[:, 0] == pytest.approx(chroma, abs=1e-2)
     assert not np.isnan(exhibit.array).any()
+
+
+def test_groups_of_exemplar_patches_are_sources():
+    exemplar = np.random.default_rng(0).integers(0, 255, (20, 28, 3)).astype(np.uint8)
+    run = tiny_colorizer(tiny_ctrlcolor()).start(
+        tiny_picture(*SIZE), prompt="a car", exemplar=exemplar, num_inference_steps=2
+    )
+    study = run.finish(progress=False).study.plan.provenance(region=MASK, words=["car"], exemplar_grid=(1, 2))
+    exhibit = study.finish(progress=False)
+    assert exhibit.provenance["labels"] == ["car", "a", "exemplar 1, 1", "exemplar 1, 2"]
+    assert not np.isnan(exhibit.array).any()
+
+    def chroma(changed):
+        branch = run.branch(0, exemplar=changed).finish(progress=False)
+        return decode_chroma(run.method, branch.segment_at(2), branch.state.latents)[:, :20, :20].mean(dim=(1, 2))
+
+    # Its colors are taken away, its lightness stays.
+    gray = np.asarray(image_to_gray(torch.tensor(exemplar).permute(2, 0, 1)[None] / 255)[0, 0])[..., None]
+    half = np.where(np.arange(28)[None, :, None] < 14, gray, exemplar / np.float32(255)).astype(np.float32)
+    found = {part.removed: part.ab[:, 0] for part in study.parts}
+    assert found[frozenset({2})] == pytest.approx(chroma(half), abs=1e-2)
+    assert found[frozenset({2})] != pytest.approx(found[frozenset({3})], abs=1e-4)
+    kind = find_exemplar(run, grid=(1, 2))
+    assert kind.without(run.conditioning, [0, 1])[0].exemplar is None
+    other = run.conditioning.replace(exemplar=exemplar[::-1])
+    assert kind.without(other, [0]) == (other, ())
+
+
+@pytest.mark.parametrize("grid", [(0, 2), (5, 1), 2, (1.5, 1), "ab"])
+def test_groups_that_are_finer_than_patches_are_told(grid):
+    run = tiny_colorizer(tiny_ctrlcolor()).start(
+        tiny_picture(), exemplar=np.eye(3)[np.arange(8)[:, None] % 3 + [0] * 8]
+    )
+    with pytest.raises(RangeError, match=r"exemplar_grid is .* of 1 to 4 patches each"):
+        find_exemplar(run, grid=grid)
+    assert find_exemplar(tiny_colorizer().start(tiny_picture())) is None
+
+
+def test_equal_strokes_are_as_many_sources():
+    stroke = Stroke(points=[(5, 5), (15, 5)], color=(220, 40, 40), radius_px=5)
+    run = tiny_colorizer(tiny_ctrlcolor()).start(tiny_picture(), strokes=[stroke, stroke])
+    kind = find_strokes(run)
+    assert len(kind.without(run.conditioning, [0])[0].strokes) == 1
+    assert len(kind.without(run.conditioning, [0, 1])[0].strokes) == 0
 
 
 def test_edits_act_in_every_pass_of_a_method_that_asks_twice():

@@ -264,13 +264,17 @@ def test_an_off_prompt_word_of_the_shipped_model_resembles_its_map_in_the_prompt
         maps = [_combine(moment, readings, each, None, 2**26).flatten() for each in (question, asked)]
         return np.corrcoef(*maps)[0, 1]
 
-    at_its_place, in_the_template = [], []
+    at_its_place, in_the_template, of_others, own_maps = [], [], [], []
     for word in dict.fromkeys(word for thing in scene.instances for word in (thing.color, thing.kind)):
         question = ask_word(moment, "cond", word, 0)
         with torch.no_grad():
             own = method.encode_prompt(text).tokens[0, question.details["tokens"]]
             at_its_place.append(correlation(question, own))
             in_the_template.append(correlation(question, template_tokens(method, text, word)))
+        own_maps.append(_combine(moment, readings, question, None, 2**26).flatten())
+        of_others += [np.corrcoef(own_maps[-1], other)[0, 1] for other in own_maps[:-1]]
     assert len(at_its_place) == 8
     assert min(at_its_place) >= 0.97
     assert np.median(in_the_template) >= 0.6
+    # The map is about the word, not about its place alone.
+    assert np.median(in_the_template) > np.median(of_others) + 0.2
