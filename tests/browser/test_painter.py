@@ -8,21 +8,6 @@ from colorlab.strokes import Strokes
 
 pytestmark = pytest.mark.timeout(900)
 
-# A slow and busy kernel: each message of the page waits for 200 ms, and a thread computes all the time.
-SLOW = """
-import torch
-painter._layer.on_msg(lambda *_: time.sleep(0.2))
-is_sampling = threading.Event()
-is_sampling.set()
-
-def sample():
-    while is_sampling.is_set():
-        torch.randn(128, 128) @ torch.randn(128, 128)
-        painter.result_label = f"{time.monotonic():.1f}"
-
-threading.Thread(target=sample, daemon=True).start()
-"""
-
 
 def paint_twenty(painter: PainterPage) -> None:
     """Paint 20 short strokes as quickly as the browser takes them."""
@@ -114,26 +99,6 @@ def test_colors_come_from_wheel_eyedropper_and_field(lab, open_notebook):
     assert painter.notebook.errors == []
 
 
-def test_nothing_is_lost_or_wrong_while_the_kernel_is_slow_and_busy(lab, open_notebook):
-    painter = open_painter(lab, open_notebook, "slow.ipynb", SLOW)
-    paint_twenty(painter)
-    assert painter.own_pixels() > 5000, "the page shows the strokes before the kernel has answered"
-    assert len(painter.check("after 20 quick strokes")) == 20
-    painter.press("e")
-    painter.drag([(2, 10), (120, 10)], steps=3)
-    painter.press("b")
-    painter.drag([(5, 90), (60, 92)], steps=3)
-    strokes = painter.check("after the eraser and one more stroke, the tools changed by keys")
-    assert len(strokes) == 21, "a row of four is rubbed out but for its ends, and a stroke came"
-    for _ in range(4):
-        painter.press("Control+z")
-    painter.press("Control+y")
-    assert len(painter.check("after undo and redo in one go")) == 19
-    painter.wait_until(lambda: painter.own_pixels() < 3000, "the page forgets what Python has painted")
-    painter.kernel("is_sampling.clear()")
-    assert painter.notebook.errors == []
-
-
 def test_a_reloaded_page_shows_everything_again(lab, open_notebook):
     painter = open_painter(lab, open_notebook, "reload.ipynb")
     paint_twenty(painter)
@@ -155,42 +120,3 @@ def test_a_reloaded_page_shows_everything_again(lab, open_notebook):
     painter.press("Control+z")
     assert painter.check("and it goes on") == Strokes(before)
     assert painter.value("list(painter.masks)") == []
-
-
-def test_touch_pen_and_a_fine_screen(lab, open_notebook):
-    painter = open_painter(lab, open_notebook, "touch.ipynb")
-    session = painter.page.context.new_cdp_session(painter.page)
-    session.send(
-        "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 1000, "deviceScaleFactor": 2, "mobile": False}
-    )
-    painter.wait_until(lambda: painter.seen().shape == (768, 1024, 3), "two pixels for each CSS pixel")
-    painter.check("on a fine screen")
-
-    def touch(kind, *points):
-        places = [painter.place(point) for point in points]
-        fingers = [{"x": x, "y": y, "id": index} for index, (x, y) in enumerate(places)]
-        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
-
-    touch("touchStart", (20, 20))
-    for column in range(24, 64, 4):
-        touch("touchMove", (column, 30))
-    touch("touchEnd")
-    strokes = painter.check("after a stroke with a finger")
-    assert len(strokes) == 1
-    assert len(strokes[0].points) > 5
-    touch("touchStart", (40, 40))
-    touch("touchStart", (40, 40), (80, 60))
-    touch("touchMove", (30, 35), (90, 65))
-    touch("touchEnd")
-    assert len(painter.strokes()) == 1, "two fingers zoom and paint nothing"
-    assert painter.value("painter._layer.view[0]") > 1.2
-    painter.press("0")
-    painter.wait_for_view(1.0)
-
-    x, y = painter.place((30, 70))
-    pen = {"pointerType": "pen", "force": 0.7, "button": "left", "clickCount": 1}
-    session.send("Input.dispatchMouseEvent", {"type": "mousePressed", "x": x, "y": y, **pen})
-    session.send("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x + 90, "y": y, **pen, "buttons": 1})
-    session.send("Input.dispatchMouseEvent", {"type": "mouseReleased", "x": x + 90, "y": y, **pen})
-    assert len(painter.check("after a stroke with a pen")) == 2
-    assert painter.notebook.errors == []
