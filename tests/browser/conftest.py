@@ -129,6 +129,8 @@ def open_notebook(lab: Lab) -> Iterator[Callable[[str], NotebookPage]]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=list(BROWSER_FLAGS))
         context = browser.new_context(viewport={"width": 1280, "height": 1000})
+        # A busy machine takes its time; what never comes is found all the same.
+        context.set_default_timeout(120_000)
 
         def opened(name: str) -> NotebookPage:
             page = context.new_page()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from colorlab.commands.problems import BadUsageError
 from colorlab.images import load_gray, load_image
 from colorlab.methods.lcad import Lcad
 from colorlab.training.clip import mini_clip
+from colorlab.training.latents import CURRICULUM
 from colorlab.training.tokenizer import train_tokenizer
 
 
@@ -328,9 +330,14 @@ def test_train_hands_everything_to_the_recipe(
         "--warm-start",
         "--steps",
         "7",
+        "--caption-dropout",
+        "0",
+        "--curriculum",
     ]
     assert cli.main(["train", "toy", *words]) == 0
-    given = {"data": tmp_path, "out": tmp_path / "out", "device": "cpu", "resume": True, "warm_start": True, "steps": 7}
+    given: dict[str, Any] = {"data": tmp_path, "out": tmp_path / "out", "device": "cpu", "resume": True, "steps": 7}
+    given["warm_start"] = True
+    given["captions"] = replace(CURRICULUM, dropout=0.0)
     assert toy_recipe == [{"name": "toy", **given}]
     assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "family" / "toy")
 

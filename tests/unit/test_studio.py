@@ -86,7 +86,7 @@ def test_only_the_tab_that_is_seen_works(studio):
     studio.given.colorize.click()
     done(studio)
     assert studio.views["Trajectory"].path.points == []
-    studio.tabs.selected_index = list(studio.views).index("Trajectory")
+    studio.bring("Trajectory")
     done(studio)
     assert len(studio.views["Trajectory"].path.points) == 5
 

@@ -304,6 +304,30 @@ def test_a_model_that_takes_no_hints(source: Path, tmp_path: Path, capsys: pytes
     assert "6 frames, 6 colored anew" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("finished", "message"), [(0, "before the first frame"), (2, "Interrupted after 2 frames")])
+def test_an_interrupted_command_says_what_is_kept(
+    finished: int,
+    message: str,
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Colorizer(tiny_ctrlcolor(), settings=FAST).save_pretrained(tmp_path / "model")
+    write = VideoJournal.write
+
+    def stop(journal: VideoJournal, index: int, *rest: object) -> None:
+        if index == finished:
+            raise KeyboardInterrupt
+        write(journal, index, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(VideoJournal, "write", stop)
+    assert cli.main(["video", str(source), "-o", str(tmp_path / "out.mp4"), "-m", str(tmp_path / "model")]) == 1
+    assert message in capsys.readouterr().err
+    assert len(list((tmp_path / "out.mp4.frames").glob("*.png"))) == finished
+    assert not (tmp_path / "out.mp4").exists()
+
+
 def test_the_command_line_says_what_is_wrong(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "strokes.json").write_text("nonsense")
     for words, code, message in (

@@ -207,6 +207,21 @@ def test_runs_are_named_and_pruned_and_the_last_one_leaves_the_bare_picture(mode
     assert model.picture.std(axis=-1).max() == 0
 
 
+def test_the_oldest_runs_go_but_named_and_branched_ones_stay(model, monkeypatch):
+    monkeypatch.setattr("colorlab_widgets.view_model._MAX_RUNS", 4)
+    model.settings = model.settings.replace(num_inference_steps=1)
+    for number in range(7):
+        model.colorize()
+        done(model)
+        if number == 0:
+            model.rename(model.run, "kept")
+        if number == 1:
+            model.branch(0)
+            done(model)
+            model.rename(model.run, "branch")
+    assert [run.name for run in model.tree.runs] == ["kept", "run-1", "branch", "run-7"]
+
+
 def test_closing_ends_the_thread_and_leaves_the_runs(model):
     model.colorize()
     done(model)

@@ -20,6 +20,8 @@ __all__ = ["AttentionExplorer"]
 
 _NUM_WORDS_SHOWN = 10
 _CHANCE = "by chance"
+# Not None, which a list of choices takes for nothing chosen.
+_ALL_LAYERS = ("all layers", "")
 
 
 class AttentionExplorer(View):
@@ -58,7 +60,7 @@ class AttentionExplorer(View):
         self.follow(("conditioning",), self._show_words)
         self.follow(("run",), self._show_choices)
         self.follow(("picture",), lambda: self.picture.show(model.picture), only_shown=True)
-        self.follow(("pixel", "region", "word", "occurrence"), self._show_selection)
+        self.follow(("pixel", "region", "word", "occurrence", "conditioning"), self._show_selection)
         self.follow(("run", "step", "is_running"), self._ask_at_rest, only_shown=True)
         self.follow(
             ("pixel", "region", "word", "occurrence", "site", "head", "guidance_pass", "direction"),
@@ -89,9 +91,9 @@ class AttentionExplorer(View):
         self.hover.tooltip = "Ask about every place the pointer comes to"
         self.hover.observe(lambda change: self.picture.set_trait("is_hover_sent", change.new), "value")
         self.site = ipywidgets.Dropdown(
-            options=[("all layers", None)], layout=narrow, tooltip="Attention layer; all are averaged"
+            options=[_ALL_LAYERS], layout=narrow, tooltip="Attention layer; all are averaged"
         )
-        self.site.observe(lambda change: model.set_trait("site", change.new), "value")
+        self.site.observe(lambda change: model.set_trait("site", change.new or None), "value")
         self.guidance_pass = ipywidgets.Dropdown(
             options=["cond"],
             layout=ipywidgets.Layout(width="110px"),
@@ -139,7 +141,7 @@ class AttentionExplorer(View):
         if run is None:
             return
         self._sites = tuple(site for site in run_sites(run) if site.is_attention)
-        options = [("all layers", None), *((_site_words(site), site.path) for site in self._sites)]
+        options = [_ALL_LAYERS, *((_site_words(site), site.path) for site in self._sites)]
         if tuple(options) != self.site.options:
             self.site.options = options
         passes = run.method.guidance_passes(run.settings)

@@ -52,6 +52,9 @@ class Studio(View):
         ImageError: the picture can not be used.
     """
 
+    # A Studio whose picture could not be read is closed, too, when it is freed.
+    _is_open = False
+
     def __init__(
         self, colorizer: Colorizer, picture: Any, settings: Settings | None = None, *, is_live: bool = False
     ) -> None:
@@ -72,9 +75,12 @@ class Studio(View):
             "Compare": CompareView(model),
             "Files": self.files,
         }
-        self.tabs = ipywidgets.Tab(list(self.views.values()), layout=ipywidgets.Layout(flex="1 1 400px", min_width="0"))
-        for index, title in enumerate(self.views):
+        panels = [self.painter.detach_panel(), *self.views.values()]
+        self.tabs = ipywidgets.Tab(panels, layout=ipywidgets.Layout(flex="1 1 400px", min_width="0"))
+        for index, title in enumerate(("Paint", *self.views)):
             self.tabs.set_title(index, title)
+        # Who can not paint colors comes to look.
+        self.tabs.selected_index = 0 if "strokes" in colorizer.method.fields_read() else 1
         self.tabs.observe(lambda change: self._show_tab(), "selected_index")
         left = ipywidgets.VBox(
             [self.painter, self.player, self.history],
@@ -88,6 +94,7 @@ class Studio(View):
         self.follow(("is_busy", "activity", "progress", "error", "notice"), self._show_status)
         self._show_tab()
         model.is_live = is_live
+        self._is_open = True
 
     def _show_status(self) -> None:
         """Say what goes on."""
@@ -98,11 +105,18 @@ class Studio(View):
 
     def _show_tab(self) -> None:
         """Let the view that is seen work, and no other."""
-        for index, view in enumerate(self.views.values()):
+        for index, view in enumerate(self.views.values(), 1):
             view.set_shown(index == self.tabs.selected_index)
 
+    def bring(self, name: str) -> None:
+        """Bring one of the views to the front."""
+        self.tabs.selected_index = 1 + list(self.views).index(name)
+
     def close(self) -> None:
-        """End the worker and close every widget; the runs stay usable."""
+        """End the worker and close every widget; the runs stay usable. Closing twice does nothing."""
+        if not self._is_open:
+            return
+        self._is_open = False
         self.live.close()
         self.model.worker.close()
         for view in (self.given, self.painter, self.player, self.history, *self.views.values()):

@@ -5,6 +5,7 @@ say so, so that observers run in either thread.
 """
 
 import contextlib
+import re
 import time
 import warnings
 from collections import deque
@@ -36,6 +37,8 @@ LOOK_AHEAD = -1
 """Urgency of work that nobody waits for, such as thumbnails."""
 
 _FRAME_INTERVAL_S = 0.2
+_MAX_RUNS = 40
+_AUTOMATIC_NAME = re.compile(r"run-\d+")
 _FROM_THE_START = ("num_inference_steps", "timestep_spacing", "seed")
 
 Answer = TypeVar("Answer")
@@ -43,6 +46,9 @@ Answer = TypeVar("Answer")
 
 class ViewModel(traitlets.HasTraits):
     """What is colored, how, all runs of it, the moment looked at and the place selected.
+
+    The tree keeps the newest 40 runs, and beyond them every run that has a name of its own or a branch: each holds all
+    its states, and whoever tries out a hundred words in an afternoon should not fill the memory with them.
 
     Args:
         colorizer: the loaded model.
@@ -300,6 +306,7 @@ class ViewModel(traitlets.HasTraits):
                     shown_s = time.monotonic()
                 yield
             self._show_run(run, run.num_steps if run.is_finished else run.step_index - 1)
+            self._forget_oldest()
 
         self.error = ""
         if not is_stepping:
@@ -307,6 +314,18 @@ class ViewModel(traitlets.HasTraits):
         # Steps that were asked for are kept in the queue, so that nothing is lost of a job that is broken off.
         self.worker.stop(RUN)
         self.worker.submit(RUN, job)
+
+    def _forget_oldest(self) -> None:
+        """Take the oldest runs that nobody named or branched out of a tree that has grown too large."""
+        tree = self.tree
+        spare = [
+            run
+            for run in tree.runs
+            if run is not self.run and _AUTOMATIC_NAME.fullmatch(run.name) and not tree.children(run)
+        ]
+        for run in spare[: max(0, len(tree) - _MAX_RUNS)]:
+            tree.prune(run)
+            self.tree_version += 1
 
     def _run_to_go_on(self) -> Run:
         """Return the run looked at; a branch of it where something was changed, a new one where it can not go on."""

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from ipywidgets import GridBox, HBox, Layout, VBox, jslink
+from ipywidgets import GridBox, HBox, Layout, VBox, Widget, jslink
 from traitlets import link, observe
 
 from colorlab.images import load_image, to_uint8
@@ -96,15 +96,21 @@ class StrokePainter(PainterState, VBox):
         )
         self._stage = GridBox([self._canvas.widget, self._layer], layout=Layout(overflow="hidden", margin="2px"))
         super().__init__(loaded, radius_px=radius_px, num_steps=num_steps)
+        self.panel = self._controls.panel(self._wheel)
         self.children = [
             self._controls.tool,
-            HBox([self._stage, self._controls.panel(self._wheel)], layout=Layout(flex_flow="row wrap")),
+            HBox([self._stage, self.panel], layout=Layout(flex_flow="row wrap")),
             self._controls.message,
         ]
         self._connect()
         self.start(Drawing(strokes or Strokes(), masks or {}))
         self._model_link = ModelLink(self, model) if model else None
         self._is_open = True
+
+    def detach_panel(self) -> Widget:
+        """Take the controls of the brush out, so that they can stand elsewhere, and return them."""
+        self.children = [self._controls.tool, self._stage, self._controls.message]
+        return self.panel
 
     def close(self) -> None:
         """Close every widget of the painter, and leave the model alone from now on; closing twice does nothing."""
