@@ -72,8 +72,8 @@ class LuminanceGuidance(Mechanism):
             axes=("h", "w"),
             unit="of the range of sRGB",
             caption=(
-                "What the taps change in the decoded picture, before lightness is put back: without them edges are "
-                "doubled and washed out (ghosting)."
+                "What the taps change in the decoded picture, before lightness is put back: without them nothing is "
+                "finer than a latent cell (ghosting)."
             ),
             provenance=dict(call.provenance),
             kind="gallery",

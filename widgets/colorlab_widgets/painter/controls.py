@@ -150,7 +150,7 @@ class Controls:
     def __init__(self, radius_range: tuple[float, float], radius_px: float, color: str, num_steps: int) -> None:
         words = list(TOOLS.values())
         self.tool = ToggleButtons(
-            options=[button for button, *_ in words],
+            options=[f"{button}\u00a0" for button, *_ in words],
             icons=[icon for _, icon, *_ in words],
             tooltips=[f"{text} ({key.upper()})" for *_, key, text in words],
             style={"button_width": "auto"},

@@ -18,9 +18,7 @@ class PointerLayer(anywidget.AnyWidget):
 
     Why not ipycanvas alone: it sends every move of the pointer to the kernel, which sends back what to draw, and
     neither drops nor joins any of them. What the user sees then lags by a whole round trip for each point, and falls
-    behind while the kernel is busy. Measured in Chromium on the same machine (`benchmarks/painter.py`), a stroke is on
-    the screen within 6 ms of the pointer at the 95th percentile when the page draws it, and within 86 ms when the
-    kernel does; over a network the second grows, the first does not. So the page draws what is being drawn, and
+    behind while the kernel is busy or far away. So the page draws what is being drawn, in the frame of the event, and
     ipycanvas shows what Python knows.
 
     Pen, touch and mouse are alike; the back end of a pen rubs out. Pressure is not used: a `Stroke` has one radius.
