@@ -39,6 +39,7 @@ __all__ = [
     "extend_conv_in",
     "lightness_hint",
     "lightness_to_hint",
+    "narrow_conv_in",
     "resize_as_published",
     "tap_sites",
 ]
@@ -231,17 +232,40 @@ def extend_conv_in(unet: UNet2DConditionModel, extra_channels: int) -> UNet2DCon
     """
     if extra_channels < 1:
         raise RangeError(f"extra_channels is {extra_channels}, expected at least 1.")
+    old = unet.conv_in.weight.detach()
+    return _with_conv_in(unet, torch.cat([old, old.new_zeros(old.shape[0], extra_channels, *old.shape[2:])], dim=1))
+
+
+def narrow_conv_in(unet: UNet2DConditionModel, channels: int) -> UNet2DConditionModel:
+    """Copy a UNet without its last input channels; undoes `extend_conv_in`.
+
+    Args:
+        unet: the network to copy; it is left alone.
+        channels: number of input channels to keep, at most those it has.
+
+    Returns:
+        A new network with its own weights, in dtype, device and training mode of `unet`.
+
+    Raises:
+        RangeError: `channels` is below 1 or above those that there are.
+    """
+    total = unet.conv_in.weight.shape[1]
+    if not 1 <= channels <= total:
+        raise RangeError(f"channels is {channels}, but 1 to {total} is expected.")
+    return _with_conv_in(unet, unet.conv_in.weight.detach()[:, :channels].clone())
+
+
+def _with_conv_in(unet: UNet2DConditionModel, weight: torch.Tensor) -> UNet2DConditionModel:
+    """Copy a UNet with another weight of its first convolution."""
     # The private entries remember which values were defaults, and would put the old number of channels back.
     config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
-    config["in_channels"] += extra_channels
+    config["in_channels"] = weight.shape[1]
     with torch.device("meta"):  # nothing is drawn from the global random generator, no memory is filled twice
-        extended = UNet2DConditionModel.from_config(config)
+        copied = UNet2DConditionModel.from_config(config)
     weights = {name: value.detach().clone() for name, value in unet.state_dict().items()}
-    old = weights["conv_in.weight"]
-    new = old.new_zeros(old.shape[0], extra_channels, *old.shape[2:])
-    weights["conv_in.weight"] = torch.cat([old, new], dim=1)
-    extended.load_state_dict(weights, assign=True)
-    return extended.train(unet.training)
+    weights["conv_in.weight"] = weight
+    copied.load_state_dict(weights, assign=True)
+    return copied.train(unet.training)
 
 
 def lightness_hint(image: torch.Tensor) -> torch.Tensor:

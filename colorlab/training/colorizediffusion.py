@@ -34,7 +34,7 @@ from colorlab.sampling.schedules import NoiseSchedule
 from colorlab.training.denoising import draw_timesteps, export_model, object_weighted_mean
 from colorlab.training.exemplars import ExemplarKind, SketchedPictures
 from colorlab.training.grids import picture_grid, run_pictures
-from colorlab.training.grounding import NUM_THINGS, CrossAttentionReader, grounding_loss
+from colorlab.training.grounding import NUM_THINGS, AttentionReader, grounding_loss
 from colorlab.training.latents import EncodedPictures
 from colorlab.training.scenes import TEST_SEEDS, exemplar_scene, make_scene, sketch
 from colorlab.training.sketched_unet import SketchedUnet, mini_sketch_encoder, read_tokens_as_words, without_taps
@@ -209,7 +209,7 @@ class ColorizeDiffusionRecipe:
         given = torch.from_numpy(self.sketched.tokens[rows.numpy()]).float().to(device)
         tokens = self._prepare_tokens(bare.projection(given), timesteps, generator)
 
-        with CrossAttentionReader(bare.unet, noisy.shape) as reader:
+        with AttentionReader(bare.unet, noisy.shape) as reader:
             predicted = module(noisy, timesteps, pixels, tokens)
         squared = (predicted - target).square()
         loss = object_weighted_mean(squared, cells)

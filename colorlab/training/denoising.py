@@ -23,7 +23,7 @@ from colorlab.methods.components import load_component, save_component
 from colorlab.methods.folder import ModelIndex, write_index
 from colorlab.networks.libraries import UNet2DConditionModel
 from colorlab.sampling.schedules import NoiseSchedule
-from colorlab.training.grounding import CrossAttentionReader, grounding_loss, naming_tokens
+from colorlab.training.grounding import AttentionReader, grounding_loss, naming_tokens
 from colorlab.training.latents import WORKING_PX, CaptionMix, EncodedPictures
 from colorlab.training.scene_kinds import KINDS
 
@@ -130,6 +130,10 @@ class DenoisingRecipe(ABC):
     ) -> None:
         self.encoded, self.text, self.schedule, self.start, self.seed = encoded, text, schedule, start, seed
 
+    def go_on_from(self, folder: Path, device: torch.device) -> None:
+        """Begin with the UNet of a model folder instead of the recipe's own beginning."""
+        self.start = load_component("unet", folder / "unet", device=device, dtype=torch.float32)
+
     def trainable(self) -> nn.Module:
         """Return the UNet to go on from, or the recipe's own beginning."""
         return self.beginning() if self.start is None else self.start
@@ -153,21 +157,40 @@ class DenoisingRecipe(ABC):
         total = self.schedule.num_train_timesteps
         timesteps = draw_timesteps(batch_size, total, generator).to(device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
-        token_ids = self.text.token_ids(self.encoded.captions(indices, generator, self.captions, self.progress))
-        words = self.text.encode(token_ids)
-        with CrossAttentionReader(module, noisy.shape) as reader:
-            predicted = module(self.network_input(noisy, indices), timesteps, encoder_hidden_states=words).sample
+        token_ids = self.text.token_ids(self.draw_captions(indices, generator))
+        predicted, attention_loss, numbers = self.predict(module, noisy, timesteps, token_ids, indices)
         squared = (predicted - self.schedule.training_target(latents, noise, timesteps)).square()
-        loss = object_weighted_mean(squared, self.encoded.object_cells(indices).to(device))
+        loss = weighted_mean(squared, self.cell_weights(indices).to(device)) + attention_loss
         early = timesteps > total // 2
-        numbers = {"mse": float(squared.detach().mean()), "mse_early": float(squared.detach()[early].mean())}
-        if self.grounding_weight:
-            grounding = grounding_loss(
-                reader.probabilities(), self._named(token_ids, indices), self.encoded.patches(indices)
-            )
-            loss = loss + self.grounding_weight * grounding
-            numbers["grounding"] = float(grounding.detach())
-        return loss, numbers
+        mse = {"mse": float(squared.detach().mean()), "mse_early": float(squared.detach()[early].mean())}
+        return loss, mse | numbers
+
+    def draw_captions(self, indices: list[int], generator: torch.Generator) -> list[str]:
+        """Draw one caption for each picture of a batch."""
+        return self.encoded.captions(indices, generator, self.captions, self.progress)
+
+    def predict(
+        self,
+        module: nn.Module,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        token_ids: torch.Tensor,
+        indices: list[int],
+    ) -> tuple[torch.Tensor, torch.Tensor | float, dict[str, float]]:
+        """Ask the network; return what it predicts, what its attention adds to the loss, and numbers for the log."""
+        words = self.text.encode(token_ids)
+        with AttentionReader(module, noisy.shape) as reader:
+            predicted = module(self.network_input(noisy, indices), timesteps, encoder_hidden_states=words).sample
+        if not self.grounding_weight:
+            return predicted, 0.0, {}
+        grounding = grounding_loss(
+            reader.probabilities(), self._named(token_ids, indices), self.encoded.patches(indices)
+        )
+        return predicted, self.grounding_weight * grounding, {"grounding": float(grounding.detach())}
+
+    def cell_weights(self, indices: list[int]) -> torch.Tensor:
+        """Return (B, 1, h, w), how much each latent cell counts."""
+        return object_weights(self.encoded.object_cells(indices))
 
     def _named(self, token_ids: torch.Tensor, indices: list[int]) -> torch.Tensor:
         """Find the tokens that name the instances of each picture, (B, 4, N) bool."""
@@ -196,7 +219,16 @@ def draw_timesteps(count: int, num_train_timesteps: int, generator: torch.Genera
 
 def object_weighted_mean(values: torch.Tensor, object_cells: torch.Tensor) -> torch.Tensor:
     """Average (B, C, h, w) with `OBJECT_WEIGHT` for the cells (B, 1, h, w) that show an object."""
-    weights = 1 + (OBJECT_WEIGHT - 1) * object_cells
+    return weighted_mean(values, object_weights(object_cells))
+
+
+def object_weights(object_cells: torch.Tensor) -> torch.Tensor:
+    """Return `OBJECT_WEIGHT` for the cells (B, 1, h, w) that show an object, 1 elsewhere."""
+    return 1 + (OBJECT_WEIGHT - 1) * object_cells
+
+
+def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Average (B, C, h, w) with weights (B, 1, h, w)."""
     return (weights * values).mean() / weights.mean()
 
 

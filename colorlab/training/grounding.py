@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from colorlab.networks.sites import Site, find_sites, uncompiled
+from colorlab.networks.sites import Site, SiteKind, find_sites, uncompiled
 
 NUM_THINGS = 4
 """Most instances of a scene."""
@@ -26,22 +27,26 @@ MIN_CELLS = 8
 """Sides of the smallest grid that is grounded; on coarser ones a cell shows several objects. Ours."""
 
 
-class CrossAttentionReader:
-    """Reads queries and keys of the finer cross-attention layers, with their gradients, while it is entered.
+class AttentionReader:
+    """Reads queries and keys of the finer attention layers of one kind, with their gradients, while it is entered.
 
     Args:
         unet: the network, possibly compiled.
         latent_shape: (B, C, h, w) of its input.
+        kind: `attn2` for cross-attention, `attn1` for self-attention.
+        glob: pattern for the layers' paths.
     """
 
-    def __init__(self, unet: nn.Module, latent_shape: Sequence[int]) -> None:
+    def __init__(
+        self, unet: nn.Module, latent_shape: Sequence[int], *, kind: SiteKind = "attn2", glob: str = "*"
+    ) -> None:
         bare = uncompiled(unet)
-        sites = [site for site in find_sites(bare, latent_shape, kind="attn2") if min(site.grid) >= MIN_CELLS]
+        sites = [site for site in find_sites(bare, latent_shape, kind=kind, glob=glob) if min(site.grid) >= MIN_CELLS]
         self.layers: list[tuple[Site, Any]] = [(site, bare.get_submodule(site.path)) for site in sites]
         self._read: dict[tuple[str, str], torch.Tensor] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def __enter__(self) -> "CrossAttentionReader":
+    def __enter__(self) -> "AttentionReader":
         for site, layer in self.layers:
             for name in ("to_q", "to_k"):
                 projection = getattr(layer, name)
@@ -91,6 +96,32 @@ def naming_tokens(token_ids: torch.Tensor, kinds: Sequence[Sequence[int]], color
             named[row, number] = is_noun
             named[row, number, :-1] |= is_noun[1:] & is_color[row, :-1]
     return named
+
+
+def stroke_grounding_loss(
+    attention: Sequence[tuple[tuple[int, int], torch.Tensor]], owners: torch.Tensor, patches: torch.Tensor
+) -> torch.Tensor:
+    """Tell how far the cells of objects look away from the strokes that were painted on them.
+
+    The same as `grounding_loss`, with the cells of strokes in place of the tokens of words.
+
+    Args:
+        attention: grid and (B, Q, Q) self-attention probabilities of each layer.
+        owners: (B, h, w) int64, the instance on which a stroke in this cell lies; anything outside 0 to 3 for none.
+        patches: (B, h, w) int64, the instance that each latent cell shows.
+
+    Returns:
+        Scalar, the mean over layers; 0 without any stroke on an object.
+
+    Source: ours.
+    """
+    strokes = functional.one_hot(owners.where((owners >= 0) & (owners < NUM_THINGS), NUM_THINGS), NUM_THINGS + 1)
+    strokes = strokes[..., :NUM_THINGS].permute(0, 3, 1, 2).float()
+    losses = [
+        grounding_loss([(grid, probs)], functional.adaptive_max_pool2d(strokes, grid).flatten(2) > 0, patches)
+        for grid, probs in attention
+    ]
+    return torch.stack(losses).mean()
 
 
 def grounding_loss(

@@ -12,13 +12,16 @@
 | `prior` | vae, clip | `family/prior` |
 | `lcad-luminance` | vae | `family/luminance` |
 | `lcad` | vae, clip, prior, luminance | `family/lcad` |
+| `ctrlcolor-lightness` | lcad, luminance | `family/ctrlcolor-lightness`: a control network to begin with |
+| `ctrlcolor-inpaint` | vae, clip, lcad | `family/ctrlcolor-inpaint`: a nine-channel UNet to begin with |
+| `ctrlcolor` | vae, clip, and the two before | `family/ctrlcolor` |
+| `ctrlcolor-deformable` | vae, clip, ctrlcolor | the deformable decoder in `family/ctrlcolor` |
 | `colorizediffusion-sketch` | vae, luminance, lcad | `family/sketch` |
 | `colorizediffusion` | vae, clip, lcad, sketch | `family/colorizediffusion`, reads patches |
 | `colorizediffusion-cls` | vae, clip, lcad, sketch | `family/colorizediffusion-cls`, reads the class token |
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,21 +29,26 @@ from typing import Any
 
 import torch
 
-from colorlab.data import data_folder
-from colorlab.errors import StateError, WeightsError
+from colorlab.errors import StateError
 from colorlab.methods.components import load_component
 from colorlab.methods.folder import read_index, write_index
 from colorlab.networks.exemplar_projection import ExemplarProjection, Reads
-from colorlab.networks.libraries import AutoencoderKL, CLIPModel, CLIPTokenizer, UNet2DConditionModel
-from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.networks.libraries import CLIPModel, CLIPTokenizer
 from colorlab.training.captions import vocabulary
 from colorlab.training.clip import ClipRecipe, Frozen
 from colorlab.training.colorizediffusion import ColorizeDiffusionRecipe, SketchRecipe, Strategies
+from colorlab.training.ctrlcolor_members import (
+    build_ctrlcolor,
+    build_deformable,
+    build_inpaint,
+    build_lightness,
+)
 from colorlab.training.denoising import DenoisingRecipe, FrozenText
 from colorlab.training.exemplars import ExemplarKind, SketchedPictures, sketch_pictures
 from colorlab.training.latents import CaptionMix, encode_pictures, weights_key
 from colorlab.training.lcad import LcadRecipe, LuminanceRecipe
 from colorlab.training.loop import Plan, Recipe, export_checkpoint, train
+from colorlab.training.members import family_schedule, find_member, load_lcad_unet, load_vae
 from colorlab.training.photos import photographs_key
 from colorlab.training.pixels import Pictures
 from colorlab.training.prior import PriorRecipe
@@ -66,6 +74,10 @@ PLANS: dict[str, Plan] = {
     "prior": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
     "lcad-luminance": Plan(steps=2_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
     "lcad": Plan(steps=8_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
+    "ctrlcolor-lightness": Plan(steps=600, batch_size=16, learning_rate=2e-3, warmup=20, ema_decay=0.98),
+    "ctrlcolor-inpaint": Plan(steps=600, batch_size=16, learning_rate=4e-4, warmup=20, ema_decay=0.98),
+    "ctrlcolor": Plan(steps=4_000, batch_size=16, learning_rate=6e-4, warmup=50, ema_decay=0.998),
+    "ctrlcolor-deformable": Plan(steps=600, batch_size=8, learning_rate=4e-4, warmup=20, ema_decay=0.98),
     "colorizediffusion-sketch": Plan(steps=2_000, batch_size=32, learning_rate=2e-3, ema_decay=0.99),
     "colorizediffusion": Plan(steps=8_000, batch_size=16, learning_rate=4e-4, ema_decay=0.998),
     "colorizediffusion-cls": Plan(steps=8_000, batch_size=16, learning_rate=4e-4, ema_decay=0.998),
@@ -83,6 +95,10 @@ MEMBERS = {
     "prior": "prior",
     "lcad-luminance": "luminance",
     "lcad": "lcad",
+    "ctrlcolor-lightness": "ctrlcolor-lightness",
+    "ctrlcolor-inpaint": "ctrlcolor-inpaint",
+    "ctrlcolor": "ctrlcolor",
+    "ctrlcolor-deformable": "ctrlcolor",
     "colorizediffusion-sketch": "sketch",
     "colorizediffusion": "colorizediffusion",
     "colorizediffusion-cls": "colorizediffusion-cls",
@@ -150,10 +166,13 @@ def _start_warm(recipe: Recipe, name: str, out: Path, device: torch.device) -> N
     """Let a recipe go on from the member that is there already."""
     if not isinstance(recipe, DenoisingRecipe | ColorizeDiffusionRecipe):
         raise StateError(f"{name} is no UNet, so it can not start warm; leave warm_start (--warm-start) out.")
-    folder = _member(out, MEMBERS[name])
-    names = ["unet"] if isinstance(recipe, DenoisingRecipe) else ["unet", "sketch_encoder", "exemplar_projection"]
-    parts = [load_component(part, folder / part, device=device, dtype=torch.float32) for part in names]
-    recipe.start = parts[0] if isinstance(recipe, DenoisingRecipe) else SketchedUnet(*parts)
+    folder = find_member(out, MEMBERS[name])
+    if isinstance(recipe, DenoisingRecipe):
+        recipe.go_on_from(folder, device)
+    else:
+        names = ("unet", "sketch_encoder", "exemplar_projection")
+        parts = [load_component(part, folder / part, device=device, dtype=torch.float32) for part in names]
+        recipe.start = SketchedUnet(*parts)
 
 
 def refresh_indexes(family: Path) -> None:
@@ -166,31 +185,6 @@ def refresh_indexes(family: Path) -> None:
         write_index(path.parent, read_index(path.parent))
 
 
-def _member(out: Path, *names: str) -> Path:
-    """Find a trained member under the first of its names that holds weights: in `out`, else in the shipped family."""
-    families = [out / "family"]
-    # Who trains from nothing may have no shipped data at all.
-    with suppress(WeightsError):
-        families.append(data_folder() / "mini")
-    for family in families:
-        for name in names:
-            if any((family / name).rglob("*.safetensors")):
-                return family / name
-    places = " or ".join(str(family) for family in families)
-    raise StateError(f"There is no trained {names[0]} in {places}; train its recipe first.")
-
-
-def _vae(out: Path, device: torch.device) -> AutoencoderKL:
-    """Load the frozen autoencoder."""
-    vae: AutoencoderKL = load_component("vae", _member(out, "vae"), device=device, dtype=torch.float32)
-    return vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-
-
-def _schedule() -> NoiseSchedule:
-    """Return Stable Diffusion's noise levels, as in all four papers, with the prediction of `denoising`."""
-    return NoiseSchedule(prediction_type="v_prediction")
-
-
 def _build_vae(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
     return VaeRecipe(pictures)
 
@@ -200,7 +194,7 @@ def _build_clip(pictures: Pictures, out: Path, cache: Path, device: torch.device
 
 
 def _go_on_with_clip(pictures: Pictures, out: Path, frozen: Frozen) -> Recipe:
-    folder = _member(out, "clip")
+    folder = find_member(out, "clip")
     start = CLIPModel.from_pretrained(folder, dtype=torch.float32)
     return ClipRecipe(pictures, CLIPTokenizer.from_pretrained(folder), start, frozen)
 
@@ -214,40 +208,32 @@ def _build_clip_vision(pictures: Pictures, out: Path, cache: Path, device: torch
 
 
 def _build_prior(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    key = weights_key(*_member(out, "vae").glob("*.safetensors"))
-    encoded = encode_pictures(pictures, _vae(out, device), cache, key=key)
-    return PriorRecipe(encoded, FrozenText.load(_member(out, "clip"), device), _schedule())
+    key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
+    encoded = encode_pictures(pictures, load_vae(out, device), cache, key=key)
+    return PriorRecipe(encoded, FrozenText.load(find_member(out, "clip"), device), family_schedule())
 
 
 def _build_luminance(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    return LuminanceRecipe(pictures, _vae(out, device))
+    return LuminanceRecipe(pictures, load_vae(out, device))
 
 
 def _build_lcad(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    luminance = _member(out, "luminance", "lcad/luminance_encoder")
+    luminance = find_member(out, "luminance", "lcad/luminance_encoder")
     encoder: Any = load_component("luminance_encoder", luminance, device=device, dtype=torch.float32)
     encoder.requires_grad_(False).eval()
-    key = weights_key(*_member(out, "vae").glob("*.safetensors"))
+    key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
     named = (encoder, weights_key(*luminance.glob("*.safetensors")))
-    encoded = encode_pictures(pictures, _vae(out, device), cache, key=key, luminance=named)
-    prior = load_component("unet", _member(out, "prior") / "unet", device=device, dtype=torch.float32)
-    text = FrozenText.load(_member(out, "clip"), device)
-    return LcadRecipe(encoded, text, _schedule(), prior=prior, luminance_encoder=encoder)
-
-
-def _lcad_unet(out: Path, device: torch.device) -> UNet2DConditionModel:
-    """Load the trained L-CAD's UNet, which others begin from."""
-    unet: UNet2DConditionModel = load_component(
-        "unet", _member(out, "lcad") / "unet", device=device, dtype=torch.float32
-    )
-    return unet
+    encoded = encode_pictures(pictures, load_vae(out, device), cache, key=key, luminance=named)
+    prior = load_component("unet", find_member(out, "prior") / "unet", device=device, dtype=torch.float32)
+    text = FrozenText.load(find_member(out, "clip"), device)
+    return LcadRecipe(encoded, text, family_schedule(), prior=prior, luminance_encoder=encoder)
 
 
 def _sketched(
     pictures: Pictures, out: Path, cache: Path, device: torch.device, exemplar: ExemplarKind
 ) -> SketchedPictures:
     """Draw sketches and encode exemplars of a part of the corpus."""
-    folder = _member(out, "clip")
+    folder = find_member(out, "clip")
     encoder = load_component("projected_image_encoder", folder, device=device, dtype=torch.float32)
     return sketch_pictures(
         pictures,
@@ -261,12 +247,12 @@ def _sketched(
 
 
 def _build_sketch(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    luminance = _member(out, "luminance", "lcad/luminance_encoder")
+    luminance = find_member(out, "luminance", "lcad/luminance_encoder")
     encoder: Any = load_component("luminance_encoder", luminance, device=device, dtype=torch.float32)
     named = (encoder.requires_grad_(False).eval(), weights_key(*luminance.glob("*.safetensors")))
-    key = weights_key(*_member(out, "vae").glob("*.safetensors"))
-    encoded = encode_pictures(pictures, _vae(out, device), cache, key=key, luminance=named)
-    return SketchRecipe(encoded, _sketched(pictures, out, cache, device, "arranged"), _lcad_unet(out, device))
+    key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
+    encoded = encode_pictures(pictures, load_vae(out, device), cache, key=key, luminance=named)
+    return SketchRecipe(encoded, _sketched(pictures, out, cache, device, "arranged"), load_lcad_unet(out, device))
 
 
 def _build_colorizediffusion(
@@ -278,7 +264,7 @@ def _build_colorizediffusion(
     reads: Reads = "local",
     strategies: Strategies = DEFAULT_STRATEGIES,
 ) -> ColorizeDiffusionRecipe:
-    folder = _member(out, "clip")
+    folder = find_member(out, "clip")
     clip = {
         name: load_component(name, folder, device=device, dtype=torch.float32).requires_grad_(False).eval()
         for name in ("projected_image_encoder", "projected_text_encoder")
@@ -287,18 +273,18 @@ def _build_colorizediffusion(
     phrases = phrase_vectors(text.tokenizer, clip["projected_text_encoder"])
     polarity, _, present = measure_similarity(clip["projected_image_encoder"], phrases)
     sketched = _sketched(pictures, out, cache, device, strategies.exemplar)
-    key = weights_key(*_member(out, "vae").glob("*.safetensors"))
+    key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         projection = ExemplarProjection(
             reads=reads, width=sketched.tokens.shape[-1], polarity=polarity, present_similarity=round(present, 3)
         )
-    sketch_folder = _member(out, "sketch", "colorizediffusion/sketch_encoder")
+    sketch_folder = find_member(out, "sketch", "colorizediffusion/sketch_encoder")
     return ColorizeDiffusionRecipe(
-        encode_pictures(pictures, _vae(out, device), cache, key=key),
+        encode_pictures(pictures, load_vae(out, device), cache, key=key),
         sketched,
-        _schedule(),
-        unet=_lcad_unet(out, device),
+        family_schedule(),
+        unet=load_lcad_unet(out, device),
         sketch_encoder=load_component("sketch_encoder", sketch_folder, device=device, dtype=torch.float32),
         projection=projection,
         phrases=phrases,
@@ -315,6 +301,10 @@ _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "prior": _build_prior,
     "lcad-luminance": _build_luminance,
     "lcad": _build_lcad,
+    "ctrlcolor-lightness": build_lightness,
+    "ctrlcolor-inpaint": build_inpaint,
+    "ctrlcolor": build_ctrlcolor,
+    "ctrlcolor-deformable": build_deformable,
     "colorizediffusion-sketch": _build_sketch,
     "colorizediffusion": _build_colorizediffusion,
     "colorizediffusion-cls": partial(_build_colorizediffusion, reads="global"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from colorlab.training.denoising import mini_unet
-from colorlab.training.grounding import CrossAttentionReader, grounding_loss, naming_tokens
+from colorlab.training.grounding import AttentionReader, grounding_loss, naming_tokens, stroke_grounding_loss
 
 RED, CAR, HOUSE, BLUE = 7, 8, 9, 6
 # a red car and a house: car is thing 0, house is thing 1
@@ -58,7 +58,7 @@ def test_the_reader_sees_what_the_network_computes_with_gradients_and_leaves_not
     unet = mini_unet(in_channels=4, cross_attention_dim=16)
     latents, words = torch.randn(1, 4, 16, 16), torch.randn(1, IDS.shape[1], 16)
     plain = unet(latents, 5, encoder_hidden_states=words).sample
-    with CrossAttentionReader(unet, latents.shape) as reader:
+    with AttentionReader(unet, latents.shape) as reader:
         watched = unet(latents, 5, encoder_hidden_states=words).sample
     assert torch.equal(plain, watched)
     attention = reader.probabilities()
@@ -69,3 +69,27 @@ def test_the_reader_sees_what_the_network_computes_with_gradients_and_leaves_not
     grounding_loss(attention, naming_tokens(IDS, [[CAR, HOUSE]], [RED]), halves()).backward()
     assert unet.down_blocks[0].attentions[0].transformer_blocks[0].attn2.to_k.weight.grad.abs().sum() > 0
     assert not any(module._forward_hooks for module in unet.modules())
+
+
+def test_cells_are_led_to_the_strokes_on_their_own_object():
+    owners = torch.full((1, 16, 16), -1)
+    owners[0, 2, 3], owners[0, 12, 3] = 0, 1
+    on_first, on_second, elsewhere = (torch.zeros(1, 256, 256) for _ in range(3))
+    on_first[..., 2 * 16 + 3], on_second[..., 12 * 16 + 3], elsewhere[..., 0] = 1, 1, 1
+    right = torch.cat([on_first[:, :128], on_second[:, 128:]], dim=1)
+    wrong = torch.cat([on_second[:, :128], on_first[:, 128:]], dim=1)
+    losses = [
+        float(stroke_grounding_loss([((16, 16), probs)], owners, halves())) for probs in (right, elsewhere, wrong)
+    ]
+    assert losses[0] == pytest.approx(0.0, abs=1e-5)
+    assert losses[0] < losses[1] < losses[2]
+    nothing = torch.full_like(owners, -1)
+    assert float(stroke_grounding_loss([((16, 16), wrong)], nothing, halves())) == 0
+
+
+def test_strokes_are_found_on_coarser_grids():
+    owners = torch.full((1, 16, 16), -1)
+    owners[0, 3, 5], owners[0, 15, 15] = 0, 1
+    probs = torch.zeros(1, 64, 64)
+    probs[:, :32, 1 * 8 + 2], probs[:, 32:, 63] = 1, 1
+    assert float(stroke_grounding_loss([((8, 8), probs)], owners, halves())) == pytest.approx(0.0, abs=1e-5)

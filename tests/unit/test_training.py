@@ -263,6 +263,7 @@ def test_batches_are_a_function_of_seed_and_step() -> None:
     assert not torch.equal(first, other)
 
 
+@pytest.mark.timeout(900)
 def test_every_recipe_makes_a_member_that_loads(photo_folder: Path, tmp_path: Path) -> None:
     """One step each, in the order of need: the same code that trains the shipped family."""
     for name in recipes.PLANS:

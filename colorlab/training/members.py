@@ -1,0 +1,56 @@
+"""Members of the family that recipes build on: where they lie, and how they are loaded."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from colorlab.data import data_folder
+from colorlab.errors import StateError, WeightsError
+from colorlab.methods.components import load_component
+from colorlab.networks.libraries import AutoencoderKL, UNet2DConditionModel
+from colorlab.sampling.schedules import NoiseSchedule
+
+
+def find_member(out: Path, *names: str) -> Path:
+    """Find a trained member under the first of its names that holds weights: in `out`, else in the shipped family.
+
+    Args:
+        out: where recipes put everything.
+        names: folders of the family.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        StateError: it has not been trained.
+    """
+    families = [out / "family"]
+    # Who trains from nothing may have no shipped data at all.
+    with suppress(WeightsError):
+        families.append(data_folder() / "mini")
+    for family in families:
+        for name in names:
+            if any((family / name).rglob("*.safetensors")):
+                return family / name
+    places = " or ".join(str(family) for family in families)
+    raise StateError(f"There is no trained {names[0]} in {places}; train its recipe first.")
+
+
+def load_vae(out: Path, device: torch.device) -> AutoencoderKL:
+    """Load the frozen autoencoder."""
+    vae: AutoencoderKL = load_component("vae", find_member(out, "vae"), device=device, dtype=torch.float32)
+    return vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+
+def family_schedule() -> NoiseSchedule:
+    """Return Stable Diffusion's noise levels, as in all four papers, with the prediction of `denoising`."""
+    return NoiseSchedule(prediction_type="v_prediction")
+
+
+def load_lcad_unet(out: Path, device: torch.device) -> UNet2DConditionModel:
+    """Load the trained L-CAD's UNet, which others begin from."""
+    unet: UNet2DConditionModel = load_component(
+        "unet", find_member(out, "lcad") / "unet", device=device, dtype=torch.float32
+    )
+    return unet
