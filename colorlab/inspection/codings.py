@@ -33,7 +33,7 @@ from colorlab.networks.sites import Site, SiteKind, select_sites
 from colorlab.runs.run import Run
 from colorlab.runs.segments import Segment, decode_picture
 
-__all__ = ["Decoding", "Encoding", "all_sites", "as_step", "call_of", "choose_pass"]
+__all__ = ["Decoding", "Encoding", "all_sites", "as_step", "call_of", "choose_pass", "where_asked"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +208,12 @@ def choose_pass(call: PastCall, guidance_pass: str) -> str:
         return guidance_pass if guidance_pass.startswith("call ") else call_name(0)
     check_passes([guidance_pass], call.guidance_passes)
     return guidance_pass
+
+
+def where_asked(call: PastCall, guidance_pass: str) -> str:
+    """Say for a caption at which step, and in which pass or numbered call."""
+    name = f"in {guidance_pass}" if call.guidance_passes is None else f"in the pass {guidance_pass!r}"
+    return f"at step {call.step_index} {name}"
 
 
 def all_sites(

@@ -31,7 +31,7 @@ from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.attention import attention_reduce
 from colorlab.inspection.baselines import shuffled_moment
-from colorlab.inspection.codings import as_step, call_of, choose_pass
+from colorlab.inspection.codings import as_step, call_of, choose_pass, where_asked
 from colorlab.inspection.moments import Askable, PastCall
 from colorlab.inspection.places import context_names, resize_map
 from colorlab.inspection.questions import Direction, Measure, Question, ask_measure, ask_place, ask_tokens, ask_word
@@ -284,13 +284,14 @@ def _exhibit(
     details: dict[str, Any],
 ) -> Exhibit:
     """Put array, words and origin together."""
-    step, is_over_tokens = moment.step_index, question.side == "queries" and sites[0].kind == "attn2"
+    is_over_tokens = question.side == "queries" and sites[0].kind == "attn2"
     if is_over_tokens:
         details["token_names"] = _token_names(moment, question, details["guidance_pass"], found, sites[0])
     if found is None:
         finest = max((site.grid for site in sites), key=lambda grid: grid[0] * grid[1])
         found = np.full((len(details["token_names"]),) if is_over_tokens else finest, np.nan, dtype=np.float32)
-    where = sites[0].path if len(sites) == 1 else f"the mean of {len(sites)} {sites[0].kind} sites"
+    of_network = f" of {sites[0].network}" if sites[0].network else ""
+    where = sites[0].path if len(sites) == 1 else f"the mean of {len(sites)} {sites[0].kind} sites{of_network}"
     which = "mean of the heads" if details["head"] is None else f"head {details['head']}"
     edited = list(moment.matrix_edits)
     # Maps follow from queries and keys; what edits do to scores and probabilities comes after them.
@@ -301,7 +302,7 @@ def _exhibit(
         axes=("token",) if is_over_tokens else ("h", "w"),
         unit=units.get(question.side, "half the picture's side"),
         caption=(
-            f"{question.title} at step {step} in the pass {details['guidance_pass']!r}: {where}, {which}. "
+            f"{question.title} {where_asked(moment, details['guidance_pass'])}: {where}, {which}. "
             f"Replay: {verdict}.{note}"
         ),
         provenance={

@@ -10,7 +10,7 @@ import torch
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.baselines import random_shifts, random_walk, shuffled_moment
-from colorlab.inspection.codings import as_step, call_of, choose_pass
+from colorlab.inspection.codings import as_step, call_of, choose_pass, where_asked
 from colorlab.inspection.moments import Askable, PastCall
 from colorlab.inspection.replay import moment_of, watch_call
 from colorlab.inspection.shelf import shelf_of
@@ -171,7 +171,7 @@ def features(run: Askable, step: int, site: str, *, guidance_pass: str = "cond",
         axes=("h", "w", "component"),
         unit="",
         caption=(
-            f"Features of {found[0].path} at step {step} in the pass {guidance_pass!r}: three principal components, "
+            f"Features of {found[0].path} {where_asked(call, guidance_pass)}: three principal components, "
             f"{float(shares.sum()):.0%} of the variance. Replay: {replay.verdict}."
         ),
         provenance={

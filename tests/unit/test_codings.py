@@ -256,3 +256,11 @@ def test_what_can_not_be_answered_says_so(lcad, asked, error, message):
 def test_provenance_checks_its_pixel(lcad):
     with pytest.raises(RangeError, match="pixel is 'ab', but"):
         lcad.study.plan.provenance(pixel="ab")
+
+
+def test_captions_name_the_network_and_the_call(ctrlcolor):
+    path = "deformable_vae.decoder.mid_block.attentions.0"
+    assert f"at step 1 in call 0: {path}" in ctrlcolor.attention(1, pixel=(3, 3), site=path).caption
+    asked = ctrlcolor.attention(1, word="red", site="control_network.*attn2")
+    assert "at step 1 in the pass 'cond': the mean of 2 attn2 sites of control_network" in asked.caption
+    assert "mid_block at step 2 in call 0" in ctrlcolor.features(2, "deformable_vae.decoder.mid_block").caption

@@ -535,7 +535,10 @@ def test_every_query_of_a_run_has_an_answer():
         "settled": lambda: recording.settled(baseline=True),
         "trajectory": lambda: recording.trajectory(),
     }
-    assert set(asked) == {name for name in vars(Queries) if not name.startswith("_")}
+    assert {*asked, "sites"} == {name for name in vars(Queries) if not name.startswith("_")}
+    assert recording.attention(0, word="car").provenance["sites"] == [
+        site.path for site in recording.sites(kind="attn2")
+    ]
     for question in asked.values():
         assert np.isfinite(question().array).all()
         assert question().provenance["model"] == "StableDiffusionPipeline"

@@ -100,11 +100,11 @@ class Replace(WordEdit):
         """Replace keys and values at the word's tokens."""
         sites, patches = self._cross_sites(call), []
         for name, positions in self._positions(call).items():
-            tokens = self._other_tokens(call, name, len(positions))
+            tokens, others = self._other_tokens(call, name, len(positions))
             for site in sites:
                 layer = submodule(call.network, site.path)
                 for place, project in (("k", layer.to_k), ("v", layer.to_v)):
-                    put = partial(self._put, call, positions, project(tokens))
+                    put = partial(self._put, call, positions, project(tokens)[0, others])
                     patches.append(Patch(site.path, place, put, name))  # type: ignore[arg-type]
         return patches
 
@@ -117,8 +117,11 @@ class Replace(WordEdit):
         changed[:, positions] = rows
         return changed
 
-    def _other_tokens(self, call: EditCall, guidance_pass: str, room: int) -> torch.Tensor:
-        """Encode the text with the other word in place and return (room, D) tokens of it."""
+    def _other_tokens(self, call: EditCall, guidance_pass: str, room: int) -> tuple[torch.Tensor, list[int]]:
+        """Encode the text with the other word in place; return its tokens and which `room` of them are the word's.
+
+        All tokens, in a batch made up as that of the network: fewer rows would be projected to other last bits.
+        """
         method, text = call.method, text_of_pass(call.method, call.conditioning, guidance_pass)
         start, end = word_spans(text, self.word)[self.occurrence]
         changed = text[:start] + self.by.strip() + text[end:]
@@ -131,7 +134,9 @@ class Replace(WordEdit):
                 f"with prompt={changed!r}."
             )
         positions += positions[-1:] * (room - len(positions))
-        return method.encode_prompt(changed).tokens[0, positions]
+        tokens = method.encode_prompt(changed).tokens
+        tokens = torch.cat([tokens, tokens[:, -1:].expand(-1, method.num_more_tokens, -1)], dim=1)
+        return tokens.expand(len(call.guidance_passes), -1, -1), positions
 
 
 @dataclass(frozen=True, eq=False, repr=False)
