@@ -14,9 +14,9 @@ the places of the prompt's own words, one after the other; the mean of its keys 
 it would take is shown. Its value is ignored: the picture never sees it.
 
 How far to trust that map (`benchmarks/off_prompt.py`: 47 words of 8 captions, asked of `mini/lcad` as if they were not
-there, step 8 of 20): encoded at its own place a word gives its map, correlation 0.997 in the median and 0.92 at least;
-as above 0.78 in the median, one in ten below 0.24; encoded alone 0.53. The maps of two different words of a prompt
-correlate by 0.22. So the map is about the word, but not only: compare it with another word and the baseline.
+there, step 8 of 20): encoded at its own place a word gives its map, correlation 0.997 in the median and 0.97 at least;
+as above 0.73 in the median, one in ten below 0.19; encoded alone 0.50. The maps of two different words of a prompt
+correlate by -0.01. So the map is about the word, but not only: compare it with another word and the baseline.
 """
 
 from collections.abc import Sequence

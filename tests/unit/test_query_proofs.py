@@ -275,6 +275,6 @@ def test_an_off_prompt_word_of_the_shipped_model_resembles_its_map_in_the_prompt
         of_others += [np.corrcoef(own_maps[-1], other)[0, 1] for other in own_maps[:-1]]
     assert len(at_its_place) == 8
     assert min(at_its_place) >= 0.97
-    assert np.median(in_the_template) >= 0.6
+    assert np.median(in_the_template) >= 0.5
     # The map is about the word, not about its place alone.
-    assert np.median(in_the_template) > np.median(of_others) + 0.2
+    assert np.median(in_the_template) > np.median(of_others) + 0.4
