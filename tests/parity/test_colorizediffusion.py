@@ -276,7 +276,7 @@ def check_scales(case: RecordedCase, unet: Any, hints: Any, wanted: dict[str, to
         if name == "level":
             found = layer_scales(sites, (x.shape[-2], x.shape[-1]), mechanism, settings)
             assert found == pytest.approx(case.meta["facts"]["level_scales_result_per_index"])
-        call = UpcomingCall(unet, settings, None, ("full",), tuple(x.shape[1:]), 0)  # type: ignore[arg-type]
+        call = UpcomingCall(unet, settings, None, ("full",), tuple(x.shape[1:]), 0, None, None)  # type: ignore[arg-type]
         patches = mechanism.patches(call)
         with patched(unet, patches, guidance_passes=("full",), step_index=0, num_samples=len(x)):
             eps = predict(unet, hints, x, t, context)

@@ -129,7 +129,9 @@ def test_sampling_with_guidance(case: RecordedCase, compared: Note) -> None:
         assert asked == method.network_calls["control_network"] - calls["control_network"]
         assert len(record.predictions) == row["apply_model_calls"]
         for name, result in step_results(method, settings, record, attention, prepared, wanted).items():
-            sees(case, f"step{index}.{name}", result, wanted.pop(name))
+            # Softmax of these random weights is sharp, and magnifies rounding: 0.5e-4 to 1.6e-4, by processor.
+            most = 2e-4 if name in ("mid_attn_probs", "sag_attn_used") else 1e-4
+            sees(case, f"step{index}.{name}", result, wanted.pop(name), most=most)
             num_compared += 1
         sees(case, f"step{index}.x_prev", state.latents, wanted.pop("x_prev"))
         assert not wanted, f"{case.name} step {index} holds tensors no test computes: {set(wanted)}"

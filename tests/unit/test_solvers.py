@@ -110,7 +110,8 @@ def test_whole_trajectory_equals_diffusers(name, spacing, prediction_type, dtype
 @pytest.mark.parametrize("name", SOLVERS)
 def test_nearly_all_timesteps_equal_diffusers(name, spacing):
     # Not 999: with so many leading steps DPM-Solver++ would leave the timesteps. Not 998: see `timesteps`, Deviation.
-    assert compare(name, NoiseSchedule(prediction_type="v_prediction"), spacing, 997, torch.float32) < 1e-5
+    # Float32 rounds 997 times: 5e-6 to 1.4e-5, by processor.
+    assert compare(name, NoiseSchedule(prediction_type="v_prediction"), spacing, 997, torch.float32) < 3e-5
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,8 @@ def test_ddim_is_euler_in_other_words():
     for ddim, euler in zip(
         our_run("ddim", schedule, timesteps, start), our_run("euler", schedule, timesteps, start), strict=True
     ):
-        assert (ddim.latents - euler.latents).abs().max() < 1e-6
+        # The schedule's numbers are float32, and latents reach 20.
+        assert (ddim.latents - euler.latents).abs().max() < 1e-6 * max(1.0, float(ddim.latents.abs().max()))
 
 
 def test_first_step_of_dpmpp_is_ddim():

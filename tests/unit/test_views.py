@@ -312,11 +312,11 @@ class TestMechanismPanel:
         view = MechanismPanel(ran)
         view.ask.click()
         done(ran)
-        assert "luminance guidance: effect" in view.exhibits.words
-        index = view.exhibits.words.index("luminance guidance: effect")
+        assert "luminance guidance: tap 0" in view.exhibits.words
+        index = view.exhibits.words.index("luminance guidance: tap 0")
         send(view.exhibits, "select", index=index)
         confirm(view.picture)
-        expected = ran.run.explain()["luminance_guidance.effect"]
+        expected = ran.run.explain()["luminance_guidance.tap_0"]
         assert np.array_equal(decoded(view.picture.overlay), as_colors(expected.array))
         assert view.caption.value == expected.caption
 
