@@ -73,8 +73,11 @@ def fit_token_map(tokens: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         states: (M, E), y.
 
     Returns:
-        (E, D).
+        (E, D); the identity where M is 0, as with an untrained CLIP, whose patches say nothing: tokens are then read as
+        they are.
     """
+    if len(tokens) == 0:
+        return torch.eye(states.shape[1], tokens.shape[1])
     gram = tokens.T @ tokens / len(tokens)
     ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
     return torch.linalg.solve(gram + ridge, tokens.T @ states / len(tokens)).T

@@ -97,6 +97,10 @@ def test_keys_and_values_read_tokens_as_the_words_they_stand_for():
     torch.testing.assert_close(by_tokens, by_words, rtol=1e-4, atol=1e-4)
 
 
+def test_nothing_to_fit_leaves_tokens_as_they_are():
+    assert torch.equal(fit_token_map(torch.zeros(0, 5), torch.zeros(0, 5)), torch.eye(5))
+
+
 def test_a_unet_without_taps_is_the_one_whose_taps_are_zero():
     wide = tiny_unet(7).eval()
     sample, words = drawn(1, 4, 8, 8), drawn(1, 5, 16)
