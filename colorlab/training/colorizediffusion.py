@@ -196,11 +196,8 @@ class ColorizeDiffusionRecipe:
         module: nn.Module = sketched.to(memory_format=torch.channels_last)
         return module
 
-    def loss(
-        self, module: nn.Module, generator: torch.Generator, batch_size: int
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, module: Any, generator: torch.Generator, batch_size: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Denoise one batch."""
-        bare: Any = getattr(module, "module", module)
         device = next(module.parameters()).device
         rows = draw_rows(self.sketched, batch_size, generator)
         indices = self.sketched.indices[rows.numpy()].tolist()
@@ -212,9 +209,9 @@ class ColorizeDiffusionRecipe:
         cells = self.encoded.object_cells(indices).to(device)
         pixels = self._drop_sketches(pixels_of(self.sketched, rows), generator).to(device)
         given = torch.from_numpy(self.sketched.tokens[rows.numpy()]).float().to(device)
-        tokens = self._prepare_tokens(bare.projection(given), timesteps, generator)
+        tokens = self._prepare_tokens(module.projection(given), timesteps, generator)
 
-        with AttentionReader(bare.unet, noisy.shape) as reader:
+        with AttentionReader(module.unet, noisy.shape) as reader:
             predicted = module(noisy, timesteps, pixels, tokens)
         squared = (predicted - target).square()
         loss = object_weighted_mean(squared, cells)
