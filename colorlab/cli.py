@@ -232,12 +232,21 @@ def ablate(
 @app.command()
 def convert(
     checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="Published checkpoint.", show_default=False)],
-    method: Annotated[str, typer.Option(help="Whose checkpoint it is: ctrlcolor or lcad.")],
+    method: Annotated[str, typer.Option(help="Whose checkpoint it is: colorizediffusion, ctrlcolor or lcad.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder of the model.")],
-    tokenizer: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="CLIP's tokenizer (openai/clip-vit-large-patch14); no checkpoint has it."),
-    ],
+    clip: Annotated[
+        Path | None,
+        typer.Option(
+            "--clip",
+            "--tokenizer",
+            metavar="DIR",
+            help="Tokenizer of openai/clip-vit-large-patch14; for colorizediffusion all of "
+            "laion/CLIP-ViT-H-14-laion2B-s32B-b79K. No checkpoint has it.",
+        ),
+    ] = None,
+    prediction_type: Annotated[
+        str | None, typer.Option(help="What colorizediffusion predicts: epsilon (eps in its name) or v_prediction.")
+    ] = None,
     deformable: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CtrlColor's content-guided deformable autoencoder.")
     ] = None,
@@ -245,7 +254,9 @@ def convert(
     """Convert a published checkpoint into a model folder; no code in it is run."""
     from colorlab.commands.convert import convert_checkpoint
 
-    convert_checkpoint(checkpoint, out, method=method, tokenizer=tokenizer, deformable=deformable)
+    convert_checkpoint(
+        checkpoint, out, method=method, clip=clip, prediction_type=prediction_type, deformable=deformable
+    )
 
 
 @app.command()

@@ -43,8 +43,8 @@ PUBLISHED = (
         licence="CC BY-NC-SA 4.0",
         source="https://github.com/tellurion-kanata/colorizeDiffusion",
         is_ready=False,
-        how="fetch a `mult` checkpoint (version 1) from the source, convert it to a model folder, and pass "
-        "weights=FOLDER to load",
+        how="fetch a `mult` checkpoint (version 1) from the source, run colorlab convert, and pass weights=FOLDER to "
+        "load",
     ),
     ModelEntry(
         name="sd/ctrlcolor",

@@ -1,7 +1,8 @@
 """What a network of the original Stable Diffusion layout looks like, read off the names and shapes of its weights.
 
 Each function returns the configuration of our class. Three numbers leave no trace in the weights and are Stable
-Diffusion 1's: 8 attention heads, 32 groups of a normalisation, and CLIP heads of 64 features.
+Diffusion 1's: 8 attention heads, 32 groups of a normalisation, and CLIP heads of 64 features. ColorizeDiffusion's UNet
+has heads of 64 features instead, as Stable Diffusion 2's.
 """
 
 from collections.abc import Mapping
@@ -12,11 +13,20 @@ import torch
 from colorlab.checkpoints.ldm import num_numbered
 from colorlab.errors import WeightsError
 
-__all__ = ["controlnet_config", "luminance_config", "text_config", "unet_config", "vae_config"]
+__all__ = [
+    "controlnet_config",
+    "image_token_unet_config",
+    "luminance_config",
+    "sketch_encoder_config",
+    "text_config",
+    "unet_config",
+    "vae_config",
+]
 
 _NUM_HEADS = 8
 _NUM_GROUPS = 32
 _CLIP_HEAD_WIDTH = 64
+_UNET_HEAD_WIDTH = 64
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -32,6 +42,38 @@ def unet_config(weights: Weights) -> dict[str, Any]:
     up = tuple("CrossAttnUpBlock2D" if name.startswith("Cross") else "UpBlock2D" for name in reversed(down))
     out_channels = _shape(weights, "out.2.weight", "UNet")[0]
     return {**config, "up_block_types": up, "out_channels": out_channels}
+
+
+def image_token_unet_config(weights: Weights) -> dict[str, Any]:
+    """Describe ColorizeDiffusion's UNet, without its prefix, to `UNet2DConditionModel`.
+
+    Raises:
+        WeightsError: a weight that every UNet has is missing.
+    """
+    config = unet_config(weights)
+    # diffusers calls the number of heads their dimension.
+    heads = tuple(max(1, width // _UNET_HEAD_WIDTH) for width in config["block_out_channels"])
+    projections = [value for name, value in weights.items() if name.endswith(".proj_in.weight")]
+    return {**config, "attention_head_dim": heads, "use_linear_projection": projections[0].ndim == 2}
+
+
+def sketch_encoder_config(weights: Weights) -> dict[str, Any]:
+    """Describe ColorizeDiffusion's control encoder, without its prefix, to `SketchEncoder`.
+
+    Raises:
+        WeightsError: a weight that every such encoder has is missing.
+    """
+    part = "sketch encoder"
+    # Between the first convolution and the one that goes out come pairs, of which the second one widens.
+    last = num_numbered(weights, "model.") - 1
+    wider = [_shape(weights, f"model.{index}.weight", part)[0] for index in range(4, last, 4)]
+    first = _shape(weights, "model.0.weight", part)
+    levels = range(num_numbered(weights, "output_blocks."))
+    return {
+        "in_channels": first[1],
+        "stem_channels": (first[0], *wider),
+        "block_out_channels": tuple(_shape(weights, f"output_blocks.{level}.1.weight", part)[0] for level in levels),
+    }
 
 
 def controlnet_config(weights: Weights) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`colorlab convert`: a published checkpoint becomes a model folder."""
 
 from pathlib import Path
+from typing import cast
 
 from colorlab.commands.files import check_writable
 from colorlab.commands.problems import BadUsageError
@@ -8,10 +9,17 @@ from colorlab.data import MODEL_INDEX
 from colorlab.errors import RangeError
 from colorlab.methods.published import CONVERTIBLE, convert_published
 from colorlab.registry import PUBLISHED
+from colorlab.sampling.schedules import PredictionType
 
 
 def convert_checkpoint(
-    checkpoint: Path, folder: Path, *, method: str, tokenizer: Path, deformable: Path | None
+    checkpoint: Path,
+    folder: Path,
+    *,
+    method: str,
+    clip: Path | None,
+    prediction_type: str | None,
+    deformable: Path | None,
 ) -> None:
     """Convert a checkpoint and say how to load the result.
 
@@ -19,15 +27,18 @@ def convert_checkpoint(
         checkpoint: the published file.
         folder: where the model goes; it must not hold a model already.
         method: whose checkpoint it is.
-        tokenizer: folder of CLIP's tokenizer.
+        clip: folder of CLIP, or of its tokenizer where the checkpoint has the rest; None is refused.
+        prediction_type: what ColorizeDiffusion's UNet predicts, `epsilon` or `v_prediction`; None for the others.
         deformable: file of CtrlColor's deformable autoencoder; None for none.
 
     Raises:
-        BadUsageError: the method can not be converted, or the folder holds a model.
+        BadUsageError: the method can not be converted, CLIP is not given, or the folder holds a model.
         WeightsError: a file is missing, damaged, or holds something else.
     """
     if method not in CONVERTIBLE:
         raise BadUsageError(f'--method is "{method}"; expected one of {", ".join(CONVERTIBLE)}.')
+    if clip is None:
+        raise BadUsageError("The checkpoint holds no tokenizer; add --clip DIR (or --tokenizer DIR, the same).")
     if (folder / MODEL_INDEX).exists():
         raise BadUsageError(f"{folder} holds a model already; name another folder with -o.")
     check_writable(folder)
@@ -37,7 +48,8 @@ def convert_checkpoint(
             method,
             checkpoint,
             folder,
-            tokenizer=tokenizer,
+            clip=clip,
+            prediction_type=cast(PredictionType | None, prediction_type),
             deformable=deformable,
             card={"licence": entry.licence, "source": entry.source},
         )

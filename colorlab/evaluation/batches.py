@@ -58,10 +58,11 @@ def colorize_all(
 
 
 def _batches(method: Method, conditionings: Sequence[Conditioning], batch_size: int) -> Iterator[list[int]]:
-    """Yield the indices of pictures that can share a network call: of one size, with as many masks."""
+    """Yield the indices of pictures that can share a network call: of one size, with as many masks and text edits."""
     alike: dict[tuple[object, ...], list[int]] = {}
     for index, conditioning in enumerate(conditionings):
-        alike.setdefault((*method.working_size(conditioning.size), len(conditioning.masks)), []).append(index)
+        counts = (len(conditioning.masks), len(conditioning.manipulations))
+        alike.setdefault((*method.working_size(conditioning.size), *counts), []).append(index)
     for indices in alike.values():
         for start in range(0, len(indices), batch_size):
             yield indices[start : start + batch_size]

@@ -25,7 +25,7 @@ outside, and never goes below 0.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import torch
@@ -57,11 +57,13 @@ class LocalEdit:
         similarity: m, (1, N, 1).
         weights: w, (1, N, 1).
         patches: (1, N, D), after it.
+        projections: (1, N, 2, 2), of every patch on (target, anchor), before and after it; NaN without an anchor.
     """
 
     similarity: torch.Tensor
     weights: torch.Tensor
     patches: torch.Tensor
+    projections: torch.Tensor | None = None
 
 
 class PositionWeights(Mechanism):
@@ -114,27 +116,34 @@ class PositionWeights(Mechanism):
                 if values["mode"] == "published"
                 else corrected_edit(patches, edit, polarity=chosen)
             )
-            done.append(one)
+            moved = [_on_texts(each, edit) for each in (patches, one.patches)]
+            done.append(replace(one, projections=torch.stack(moved, dim=-1)))
             patches = one.patches
         return torch.cat([cls, patches], dim=1), tuple(done)
 
     def explain(self, call: Call, probe: Mapping[str, torch.Tensor] = NO_PROBE) -> dict[str, Exhibit]:
-        """Show similarity and weights of every edit on the exemplar's grid, and how far the tokens moved."""
+        """Show similarity and weights of every edit over the exemplar, and its tokens before and after.
+
+        What the weights come to in the picture that is made needs attention: `run.position_weights(step)`.
+        """
         if call.record is not None or "similarities.0" not in call.prepared:
             return {}
         exhibits = {}
         num_edits = sum(name.startswith("similarities.") for name in call.prepared)
-        shown = (
-            ("similarities", "Similarity of each patch with the control text", "heatmap"),
-            ("weights", "Position weight of each patch", "difference"),
-        )
         for index in range(num_edits):
-            for name, what, kind in shown:
-                values = call.prepared[f"{name}.{index}"]
-                exhibits[f"{name}_{index}"] = _on_grid(call, values, f"{what} in edit {index}.", kind)
+            similarity = call.prepared[f"similarities.{index}"]
+            shown = {
+                "similarities": (similarity, "Similarity m of each patch with the control text"),
+                "relative": (relative_similarity(similarity), "Place u of each similarity from the least to the most"),
+                "weights": (call.prepared[f"weights.{index}"], "Position weight w of each patch"),
+            }
+            for name, (values, what) in shown.items():
+                caption = f"{what} in edit {index}."
+                exhibits[f"{name}_{index}"] = _on_grid(call, values, caption, is_signed=name == "weights")
+            exhibits[f"tokens_{index}"] = _before_and_after(call, call.prepared[f"token_projections.{index}"], index)
         moved = call.prepared["edited_tokens"][:, 1:] - call.prepared["exemplar_tokens"][:, 1:]
         lengths = torch.linalg.vector_norm(moved, dim=-1, keepdim=True)
-        exhibits["moved"] = _on_grid(call, lengths, "How far all edits moved each patch token.", "heatmap")
+        exhibits["moved"] = _on_grid(call, lengths, "How far all edits moved each patch token.")
         return exhibits
 
 
@@ -240,8 +249,45 @@ def corrected_edit(patches: torch.Tensor, edit: TextEdit, *, polarity: Polarity)
     return LocalEdit(similarity, weights, edited)
 
 
-def _on_grid(call: Call, values: torch.Tensor, caption: str, kind: str) -> Exhibit:
-    """Put one number for each patch on show; the grid is square, as CLIP's is."""
-    side = round(values.shape[1] ** 0.5)
-    array = values[0, :, 0].unflatten(0, (side, side)).float()
-    return Exhibit(array.numpy(), ("row", "column"), "", caption, provenance=dict(call.provenance), kind=kind)
+def _on_texts(patches: torch.Tensor, edit: TextEdit) -> torch.Tensor:
+    """Project (B, N, D) patches on target and anchor, (B, N, 2); NaN without an anchor."""
+    on_target = projection(patches, edit.target)
+    on_anchor = torch.full_like(on_target, torch.nan) if edit.anchor is None else projection(patches, edit.anchor)
+    return torch.cat([on_target, on_anchor], dim=-1)
+
+
+def _grid(values: torch.Tensor) -> torch.Tensor:
+    """Lay one number for each of N patches out, (side, side); the grid is square, as CLIP's is."""
+    side = round(values.shape[0] ** 0.5)
+    return values.unflatten(0, (side, side)).float()
+
+
+def _on_grid(call: Call, values: torch.Tensor, caption: str, *, is_signed: bool = False) -> Exhibit:
+    """Put one number for each patch on show, over the exemplar as CLIP sees it."""
+    return Exhibit(
+        _grid(values[0, :, 0]).numpy(),
+        ("row", "column"),
+        "",
+        caption,
+        provenance={**call.provenance, "is_signed": is_signed},
+        kind="matrix",
+        pictures={"exemplar": call.prepared["exemplar_view"][0].permute(1, 2, 0).numpy()},
+    )
+
+
+def _before_and_after(call: Call, projections: torch.Tensor, index: int) -> Exhibit:
+    """Put the projections (1, N, 2, 2) of the tokens on the texts of an edit on show, before and after it."""
+    named = {
+        f"{text}, {when}": _grid(projections[0, :, row, column])
+        for row, text in enumerate(("target", "anchor"))
+        for column, when in enumerate(("before", "after"))
+    }
+    shown = {name: values for name, values in named.items() if not values.isnan().any()}
+    return Exhibit(
+        torch.stack(list(shown.values())).numpy(),
+        ("text", "row", "column"),
+        "",
+        f"Projection of each patch token on the texts of edit {index}, before and after it.",
+        provenance={**call.provenance, "labels": list(shown)},
+        kind="maps",
+    )

@@ -47,6 +47,9 @@ class PreparedColorizeDiffusion(Prepared):
         timesteps: (steps,), of the run.
         exemplar_latents: (1, C, h, w), scaled; None where nothing needs them.
         exemplar_hints: of the exemplar taken for a sketch, strengths applied; empty where nothing needs them.
+        token_projections: of each local edit, (1, N, 2, 2), of the patches on target and anchor, before and after it.
+        exemplar_view: (1, 3, S, S) uint8, the exemplar as squeezed as CLIP sees it, at working size, for showing maps
+            of its patches; white without an exemplar.
     """
 
     sketch: torch.Tensor
@@ -61,6 +64,8 @@ class PreparedColorizeDiffusion(Prepared):
     timesteps: torch.Tensor
     exemplar_latents: torch.Tensor | None = None
     exemplar_hints: tuple[torch.Tensor, ...] = ()
+    token_projections: tuple[torch.Tensor, ...] = ()
+    exemplar_view: torch.Tensor | None = None
 
 
 class ColorizeDiffusionInputs(Method):
@@ -117,6 +122,8 @@ class ColorizeDiffusionInputs(Method):
             timesteps=self.timesteps_of(settings),
             exemplar_latents=self.encode_latents(conditioning, size, settings),
             exemplar_hints=self.exemplar_hints(conditioning, size, settings),
+            token_projections=tuple(edit.projections for edit in done),
+            exemplar_view=self.exemplar_view(conditioning, settings),
         )
 
     def timesteps_of(self, settings: Settings) -> torch.Tensor:
@@ -180,14 +187,33 @@ class ColorizeDiffusionInputs(Method):
         canvas = self.attention.canvas_scale(settings)
 
         def encode() -> torch.Tensor:
-            picture = exemplar_picture(conditioning)
-            if canvas > 1:
-                padded = pad_exemplar(to_uint8(picture), canvas)
-                picture = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
+            picture = self._on_canvas(conditioning, settings)
             self.network_calls["image_encoder"] += 1
             return projected_tokens(encoder, picture.to(self.device, self.dtype))
 
         return self.cache.get("exemplar_tokens", (conditioning.content_hash("exemplar"), canvas), encode)
+
+    def exemplar_view(self, conditioning: Conditioning, settings: Settings) -> torch.Tensor:
+        """Return the exemplar squeezed to a square, (1, 3, S, S) uint8 at working size; white without one."""
+        size = (self.working_px, self.working_px)
+        if conditioning.exemplar is None:
+            return torch.full((1, 3, *size), 255, dtype=torch.uint8)
+
+        def squeeze() -> torch.Tensor:
+            # Resizing rounds, so that white may come out a little above 1.
+            squeezed = resize_image(self._on_canvas(conditioning, settings), size).clamp(0, 1)
+            return torch.from_numpy(to_uint8(squeezed)).permute(2, 0, 1)[None]
+
+        key = (conditioning.content_hash("exemplar"), self.attention.canvas_scale(settings), size)
+        return self.cache.get("exemplar_view", key, squeeze)
+
+    def _on_canvas(self, conditioning: Conditioning, settings: Settings) -> torch.Tensor:
+        """Return the exemplar (1, 3, H, W) in [0, 1], on a wider white canvas where the settings ask for one."""
+        picture = exemplar_picture(conditioning)
+        canvas = self.attention.canvas_scale(settings)
+        if canvas <= 1:
+            return picture
+        return torch.from_numpy(pad_exemplar(to_uint8(picture), canvas)).permute(2, 0, 1)[None].float() / 255
 
     def encode_edits(
         self, conditioning: Conditioning, tokens: torch.Tensor, settings: Settings

@@ -91,6 +91,10 @@ class ClipTower:
         name = self.side.capitalize()
         tower_config = getattr(libraries, f"CLIP{name}Config")(**config.get(f"{self.side}_config", config))
         class_name = f"CLIP{name}ModelWithProjection" if self.with_projection else f"CLIP{name}Model"
+        stored = _read_all(folder, self.weight_pattern, dtype)
+        if self.with_projection and f"{self._projection}weight" in stored:
+            # The towers' part of a whole CLIP's configuration need not repeat how wide the projection is.
+            tower_config.projection_dim = stored[f"{self._projection}weight"].shape[0]
         # Some of its buffers are not in the file, so it can not be built without memory.
         with torch.random.fork_rng(devices=[]):
             encoder: Any = getattr(libraries, class_name)(tower_config)
@@ -100,7 +104,7 @@ class ClipTower:
         kept = (self._prefix, self._projection) if self.with_projection else (self._prefix,)
         weights = {
             key if key.startswith(self._projection) else prefix + key.removeprefix(self._prefix): value
-            for key, value in _read_all(folder, self.weight_pattern, dtype).items()
+            for key, value in stored.items()
             if key.startswith(kept) and not key.endswith("position_ids")
         }
         encoder.load_state_dict(weights, strict=True, assign=True)

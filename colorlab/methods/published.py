@@ -2,12 +2,15 @@
 
 | method | file | second file |
 | --- | --- | --- |
+| `colorizediffusion` | one of the `mult` checkpoints (version 1) | - |
 | `ctrlcolor` | the main checkpoint | the content-guided deformable autoencoder |
 | `lcad` | one of the checkpoints | - |
 
-Neither file holds CLIP's tokenizer: its folder is given beside them. Nothing of a file is executed, see `read_weights`.
+No file holds CLIP's tokenizer, and ColorizeDiffusion's no CLIP at all: a folder of it is given beside them. Nothing of
+a file is executed, see `read_weights`.
 
-Source: `ZhexinLiang/Control-Color@f21054a`, `changzheng123/L-CAD@3e1d8d6`.
+Source: `tellurion-kanata/colorizeDiffusion@c9bd9fb`, `ZhexinLiang/Control-Color@f21054a`,
+    `changzheng123/L-CAD@3e1d8d6`.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +21,7 @@ import torch
 from torch import nn
 
 from colorlab.checkpoints import architecture
+from colorlab.checkpoints.colorizediffusion import sketch_encoder_key_map, split_colorizediffusion
 from colorlab.checkpoints.ctrlcolor import (
     CONTROL_PREFIX,
     TEXT_PREFIX,
@@ -37,19 +41,26 @@ from colorlab.checkpoints.ldm import (
 )
 from colorlab.checkpoints.reading import file_sha256, read_weights
 from colorlab.errors import RangeError, WeightsError
-from colorlab.methods.components import load_component
+from colorlab.methods.components import load_component, weight_files
 from colorlab.methods.folder import find_method, save_method
 from colorlab.networks import libraries
 from colorlab.networks.deformable import DeformableUnits
+from colorlab.networks.exemplar_projection import ExemplarProjection
 from colorlab.networks.luminance import LuminanceEncoder
-from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.networks.sketch_encoder import SketchEncoder
+from colorlab.sampling.schedules import NoiseSchedule, PredictionType
 
 __all__ = ["CONVERTIBLE", "convert_published"]
 
-CONVERTIBLE = ("ctrlcolor", "lcad")
+CONVERTIBLE = ("colorizediffusion", "ctrlcolor", "lcad")
 """Methods whose published checkpoints can be converted."""
 
-_WORKING_PX = {"ctrlcolor": 512, "lcad": 256}
+_WORKING_PX = {"colorizediffusion": 512, "ctrlcolor": 512, "lcad": 256}
+_CLIP_OF = {
+    "colorizediffusion": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K, all of it",
+    "ctrlcolor": "openai/clip-vit-large-patch14, its tokenizer",
+    "lcad": "openai/clip-vit-large-patch14, its tokenizer",
+}
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -59,7 +70,8 @@ def convert_published(
     checkpoint: Path,
     folder: Path,
     *,
-    tokenizer: Path,
+    clip: Path,
+    prediction_type: PredictionType | None = None,
     deformable: Path | None = None,
     card: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -69,7 +81,9 @@ def convert_published(
         method: one of `CONVERTIBLE`.
         checkpoint: the file.
         folder: where the model goes.
-        tokenizer: folder of CLIP's tokenizer, `openai/clip-vit-large-patch14` for published weights.
+        clip: folder of CLIP in transformers' format: of `openai/clip-vit-large-patch14` the tokenizer is enough; for
+            ColorizeDiffusion the towers of `laion/CLIP-ViT-H-14-laion2B-s32B-b79K`, too.
+        prediction_type: what ColorizeDiffusion's UNet predicts, which its file does not say; None for the others.
         deformable: CtrlColor's file of the deformable autoencoder; without it the plain one decodes.
         card: what the model card says; the hashes of the files are added.
 
@@ -77,27 +91,89 @@ def convert_published(
         The folder.
 
     Raises:
-        RangeError: there is no such method to convert, or it has no deformable autoencoder.
-        WeightsError: a file is missing, damaged, or holds another network; the tokenizer does not fit.
+        RangeError: there is no such method to convert, or it has no deformable autoencoder, or what the UNet predicts
+            is not said, or said of a method that has no choice.
+        WeightsError: a file is missing, damaged, or holds another network; CLIP does not fit.
         ColorlabError: the folder can not be written.
     """
-    if method not in CONVERTIBLE:
-        raise RangeError(f"There is nothing to convert for {method!r}; there is for: {', '.join(CONVERTIBLE)}.")
-    if deformable is not None and method != "ctrlcolor":
-        raise RangeError(f"{method} has no deformable autoencoder; leave its file out.")
+    _check_options(method, prediction_type, deformable)
     weights = read_weights(checkpoint)
-    components = _shared_components(weights, checkpoint)
-    own = _ctrlcolor_components if method == "ctrlcolor" else _lcad_components
-    components |= own(weights, checkpoint, components)
+    if method == "colorizediffusion":
+        components = _colorizediffusion_components(weights, checkpoint, clip)
+        components["scheduler"] = NoiseSchedule(prediction_type=prediction_type or "epsilon", set_alpha_to_one=True)
+        text_encoder = components["projected_text_encoder"]
+    else:
+        components = _shared_components(weights, checkpoint)
+        own = _ctrlcolor_components if method == "ctrlcolor" else _lcad_components
+        components |= own(weights, checkpoint, components)
+        text_encoder = components["text_encoder"]
     hashes = {"source_sha256": file_sha256(checkpoint)}
     if deformable is not None:
         components |= _deformable_components(read_weights(deformable))
         hashes["deformable_sha256"] = file_sha256(deformable)
-    components["tokenizer"] = _tokenizer(tokenizer, components["text_encoder"])
+    components["tokenizer"] = _tokenizer(clip, text_encoder, method)
     found = find_method(method)
     built = found(components, _WORKING_PX[method])
     save_method(built, folder, settings=found.default_settings, card={**(card or {}), **hashes})
     return folder
+
+
+def _check_options(method: str, prediction_type: PredictionType | None, deformable: Path | None) -> None:
+    """Check that what is given belongs to the method, and that nothing is left to a guess."""
+    if method not in CONVERTIBLE:
+        raise RangeError(f"There is nothing to convert for {method!r}; there is for: {', '.join(CONVERTIBLE)}.")
+    if deformable is not None and method != "ctrlcolor":
+        raise RangeError(f"{method} has no deformable autoencoder; leave its file out.")
+    if method == "colorizediffusion" and prediction_type not in ("epsilon", "v_prediction"):
+        came = "is not given" if prediction_type is None else f"is {prediction_type!r}"
+        raise RangeError(
+            f"prediction_type {came}, but epsilon or v_prediction is expected, because the file does not say it: its "
+            "authors put eps into the names of those that predict noise (epsilon)."
+        )
+    if method != "colorizediffusion" and prediction_type not in (None, "epsilon"):
+        raise RangeError(f"prediction_type is {prediction_type!r}, but {method} predicts noise; leave it out.")
+
+
+def _colorizediffusion_components(weights: Weights, path: Path, clip: Path) -> dict[str, Any]:
+    """Build UNet, sketch encoder and autoencoder of the file, and both towers of CLIP."""
+    try:
+        parts = split_colorizediffusion(weights)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    if "vae" not in parts:
+        raise WeightsError(f"{path} holds no autoencoder: no weight begins with {VAE_PREFIX!r}; give it as published.")
+    unet = _filled(
+        libraries.UNet2DConditionModel, architecture.image_token_unet_config, parts["unet"], unet_key_map, "UNet"
+    )
+    width = unet.config.cross_attention_dim
+    return {
+        "unet": unet,
+        "vae": _filled(libraries.AutoencoderKL, architecture.vae_config, parts["vae"], vae_key_map, "autoencoder"),
+        "sketch_encoder": _filled(
+            SketchEncoder,
+            architecture.sketch_encoder_config,
+            parts["sketch_encoder"],
+            sketch_encoder_key_map,
+            "sketch encoder",
+        ),
+        # Which end of the similarities is the region was never measured; the published thresholds take the low one.
+        "exemplar_projection": ExemplarProjection(reads="local", width=width, polarity="low"),
+        **{name: _clip_tower(name, clip, width) for name in ("projected_image_encoder", "projected_text_encoder")},
+    }
+
+
+def _clip_tower(name: str, folder: Path, width: int) -> Any:
+    """Load a tower of CLIP and check that its tokens are as wide as what the UNet reads."""
+    if not folder.is_dir():
+        raise WeightsError(f"There is no folder {folder} with CLIP; give that of {_CLIP_OF['colorizediffusion']}.")
+    weight_files(name, folder)
+    tower = load_component(name, folder, device=torch.device("cpu"), dtype=torch.float32)
+    if tower.config.projection_dim != width:
+        raise WeightsError(
+            f"CLIP in {folder} gives tokens of {tower.config.projection_dim} features, but the UNet reads {width}; "
+            f"give that of {_CLIP_OF['colorizediffusion']}."
+        )
+    return tower
 
 
 def _shared_components(weights: Weights, path: Path) -> dict[str, Any]:
@@ -175,10 +251,10 @@ def _text_encoder(weights: Weights) -> Any:
     return encoder
 
 
-def _tokenizer(folder: Path, text_encoder: Any) -> Any:
+def _tokenizer(folder: Path, text_encoder: Any, method: str) -> Any:
     """Load the tokenizer and check that it speaks the text tower's vocabulary."""
     if not folder.is_dir():
-        raise WeightsError(f"There is no folder {folder} with a tokenizer; give that of openai/clip-vit-large-patch14.")
+        raise WeightsError(f"There is no folder {folder} with a tokenizer; give that of {_CLIP_OF[method]}.")
     tokenizer = load_component("tokenizer", folder, device=torch.device("cpu"), dtype=torch.float32)
     vocabulary = text_encoder.config.vocab_size
     if len(tokenizer) != vocabulary:

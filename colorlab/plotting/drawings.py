@@ -27,11 +27,13 @@ __all__ = [
     "draw_heatmap",
     "draw_image",
     "draw_maps",
+    "draw_matrix",
     "draw_pairs",
     "draw_ranking",
 ]
 
 _NUM_BARS = 20
+_MAX_NUMBERED_CELLS = 16
 _SIGNED_COLORS = "RdBu_r"
 
 
@@ -103,6 +105,31 @@ def draw_maps(exhibit: Exhibit) -> LabFigure:
     )
     for cell, values, label in zip(cells, exhibit.array, labels, strict=True):
         drawn = show_map(cell, values, limits, label)
+    figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("matrix")
+def draw_matrix(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit (row, column) as cells with their numbers, beside the picture whose cells they are."""
+    _require_axes(exhibit, 2)
+    rows, columns = exhibit.array.shape
+    pictures = list(exhibit.pictures.items())
+    figure, cells = grid_of_cells(1 + len(pictures), 1 + len(pictures), 2 * CELL_PX, aspect=rows / columns)
+    for cell, (title, picture) in zip(cells, pictures, strict=False):
+        show_picture(cell, picture)
+        cell.set_title(title, fontsize=9)
+    is_signed = bool(exhibit.provenance.get("is_signed"))
+    finite = np.abs(exhibit.array[np.isfinite(exhibit.array)])
+    largest = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    limits = (-largest, largest) if is_signed else value_range(exhibit.array)
+    drawn = show_map(cells[-1], exhibit.array, limits, "", colors=_SIGNED_COLORS if is_signed else "magma")
+    if max(rows, columns) <= _MAX_NUMBERED_CELLS:
+        for (row, column), value in np.ndenumerate(exhibit.array):
+            share = (value - limits[0]) / (limits[1] - limits[0] or 1.0)
+            is_dark = abs(2 * share - 1) > 0.6 if is_signed else share < 0.6
+            color = "white" if is_dark else "black"
+            cells[-1].text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=6, color=color)
     figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046)
     return _with_caption(figure, exhibit)
 

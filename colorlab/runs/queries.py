@@ -158,6 +158,23 @@ class RunQueries(Queries):
         exhibit: Exhibit = _inspection("phrases").phrase(self, step, name, shown=shown, site=site)
         return exhibit
 
+    def position_weights(
+        self, step: int, edit: int = 0, *, site: str | None = None, head: int | None = None, baseline: bool = False
+    ) -> Exhibit:
+        """Show where a local text edit of the exemplar reaches the picture (replay).
+
+        See `colorlab.inspection.text_edits.position_weights`.
+        """
+        exhibit: Exhibit = _inspection("text_edits").position_weights(
+            self, step, edit, site=site, head=head, baseline=baseline
+        )
+        return exhibit
+
+    def guidance_fields(self, *, shown: str = "lengths") -> Exhibit:
+        """Show both fields of dual guidance by step (record); see `inspection.guidance_fields`."""
+        exhibit: Exhibit = _inspection("guidance_fields").guidance_fields(self, shown=shown)
+        return exhibit
+
     @cached_property
     def study(self) -> "Studies":
         """Questions that take many network calls (studies): cost first, progress, cancel."""

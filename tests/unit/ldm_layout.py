@@ -1,6 +1,7 @@
 """Names and shapes of Stable Diffusion's original checkpoint layout, written out from its rules, for tests."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -88,6 +89,22 @@ def luminance_shapes(widths: Sequence[int], *, num_res_blocks: int) -> Shapes:
             shapes |= _conv(f"down.{level}.zero_conv.{layer}", width, width, 1)
     for name in ("zero_conv_mid1", "zero_conv_mid2"):
         shapes |= _conv(name, widths[-1], widths[-1], 1)
+    return shapes
+
+
+def sketch_encoder_shapes(stem: Sequence[int], widths: Sequence[int]) -> Shapes:
+    """List ColorizeDiffusion's control encoder: eight convolutions, a stage and a 1x1 convolution for each hint."""
+    pairs = [(3, stem[0])]
+    for narrow, wide in pairwise(stem):
+        pairs += [(narrow, narrow), (narrow, wide)]
+    pairs.append((stem[-1], widths[0]))
+    shapes = _conv("zero_layer.0", widths[0], widths[0], 1)
+    for index, (inside, outside) in enumerate(pairs):
+        shapes |= _conv(f"model.{2 * index}", inside, outside, 3)
+    for index, (inside, outside) in enumerate(pairwise((widths[0], *widths))):
+        shapes |= _conv(f"output_blocks.{index}.1", inside, outside, 3)
+        shapes |= _conv(f"output_blocks.{index}.3", outside, outside, 3)
+        shapes |= _conv(f"zero_blocks.{index}.0", outside, outside, 1)
     return shapes
 
 

@@ -190,27 +190,27 @@ def test_bad_usage_is_told(files: dict[str, Path], tmp_path: Path, capsys: pytes
     assert convert(files, "lcad", out, "--deformable", files["deformable"]) == 2
     assert "lcad has no deformable autoencoder" in capsys.readouterr().err
     assert convert({**files, "diffcolor": files["lcad"]}, "diffcolor", out) == 2
-    assert "expected one of ctrlcolor, lcad" in capsys.readouterr().err
+    assert "expected one of colorizediffusion, ctrlcolor, lcad" in capsys.readouterr().err
     out.mkdir(exist_ok=True)
     (out / "model_index.json").write_text("{}")
     assert convert(files, "lcad", out) == 2
     assert "holds a model already" in capsys.readouterr().err
     with pytest.raises(RangeError, match="nothing to convert for 'diffcolor'"):
-        convert_published("diffcolor", files["lcad"], out, tokenizer=files["tokenizer"])
+        convert_published("diffcolor", files["lcad"], out, clip=files["tokenizer"])
 
 
 def test_a_tokenizer_has_to_fit(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"There is no folder .*openai/clip-vit-large-patch14"):
-        convert_published("lcad", files["lcad"], tmp_path / "a", tokenizer=tmp_path / "none")
+        convert_published("lcad", files["lcad"], tmp_path / "a", clip=tmp_path / "none")
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["teal"])
     tokenizer.save_pretrained(tmp_path / "other")
     with pytest.raises(WeightsError, match="has 55 words, but the text encoder 54"):
-        convert_published("lcad", files["lcad"], tmp_path / "b", tokenizer=tmp_path / "other")
+        convert_published("lcad", files["lcad"], tmp_path / "b", clip=tmp_path / "other")
 
 
 def test_a_deformable_autoencoder_without_units_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"no decoder.dcn_in.weight"):
         convert_published(
-            "ctrlcolor", files["ctrlcolor"], tmp_path / "a", tokenizer=files["tokenizer"], deformable=files["lcad"]
+            "ctrlcolor", files["ctrlcolor"], tmp_path / "a", clip=files["tokenizer"], deformable=files["lcad"]
         )

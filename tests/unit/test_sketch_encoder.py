@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ldm_layout import unet_shapes
+from ldm_layout import sketch_encoder_shapes, unet_shapes
 from tiny import tiny_unet
 
 from colorlab.checkpoints import load_ldm_weights, unet_key_map
@@ -17,26 +17,13 @@ from colorlab.networks.libraries import UNet2DConditionModel
 from colorlab.networks.sketch_encoder import SketchEncoder, hint_places, injected_hints, sketch_pixels
 
 WIDTHS = (8, 8, 16, 16)
+STEM = (4, 4, 6, 8)
 GENERATOR = torch.Generator().manual_seed(0)
-
-
-def published_names(stem=(4, 4, 6, 8), widths=WIDTHS):
-    """Return names and shapes of a published control encoder of small widths, written out from the sheet."""
-    pairs = [(3, stem[0]), (stem[0], stem[0]), (stem[0], stem[1]), (stem[1], stem[1]), (stem[1], stem[2])]
-    pairs += [(stem[2], stem[2]), (stem[2], stem[3]), (stem[3], widths[0])]
-    shapes = {f"model.{2 * index}": (out, into, 3, 3) for index, (into, out) in enumerate(pairs)}
-    shapes["zero_layer.0"] = (widths[0], widths[0], 1, 1)
-    for index, (into, out) in enumerate(zip((widths[0], *widths), widths, strict=False)):
-        shapes[f"output_blocks.{index}.1"] = (out, into, 3, 3)
-        shapes[f"output_blocks.{index}.3"] = (out, out, 3, 3)
-        shapes[f"zero_blocks.{index}.0"] = (out, out, 1, 1)
-    named = {f"{name}.weight": shape for name, shape in shapes.items()}
-    return named | {f"{name}.bias": shape[:1] for name, shape in shapes.items()}
 
 
 @pytest.fixture
 def encoder():
-    return SketchEncoder(stem_channels=(4, 4, 6, 8), block_out_channels=WIDTHS)
+    return SketchEncoder(stem_channels=STEM, block_out_channels=WIDTHS)
 
 
 def test_a_fresh_encoder_gives_zero_hints_of_every_size(encoder):
@@ -49,7 +36,9 @@ def test_a_fresh_encoder_gives_zero_hints_of_every_size(encoder):
 
 
 def test_published_names_fill_every_weight(encoder):
-    weights = {name: torch.randn(shape, generator=GENERATOR) for name, shape in published_names().items()}
+    weights = {
+        name: torch.randn(shape, generator=GENERATOR) for name, shape in sketch_encoder_shapes(STEM, WIDTHS).items()
+    }
     load_ldm_weights(encoder, weights, sketch_encoder_key_map(weights), name="sketch encoder")
     assert torch.equal(encoder.stages[2][3].weight, weights["output_blocks.2.3.weight"])
     assert torch.equal(encoder.zero_convs[0].bias, weights["zero_layer.0.bias"])
@@ -59,7 +48,9 @@ def test_published_names_fill_every_weight(encoder):
 
 def test_a_published_file_is_split_and_others_are_refused_by_name():
     unet = unet_shapes(WIDTHS, num_res_blocks=2, attention_levels=(0, 1, 2), in_channels=4, context_width=8)
-    names = [f"model.diffusion_model.{name}" for name in unet] + [SKETCH_PREFIX + name for name in published_names()]
+    names = [f"model.diffusion_model.{name}" for name in unet] + [
+        SKETCH_PREFIX + name for name in sketch_encoder_shapes(STEM, WIDTHS)
+    ]
     weights = dict.fromkeys([*names, "betas", "cond_stage_model.x", "model_ema.y"], torch.zeros(1))
     parts = split_colorizediffusion(weights)
     assert set(parts) == {"unet", "sketch_encoder"}
