@@ -1,5 +1,6 @@
 """Widgets of colorlab: `Studio(colorizer, picture)` shows everything; each view stands alone, too."""
 
+import colorlab_widgets.sketched_exhibits  # noqa: F401 - registers how they are shown
 from colorlab_widgets.attention_explorer import AttentionExplorer
 from colorlab_widgets.branch_tree import BranchTree
 from colorlab_widgets.compare_view import CompareView
@@ -8,6 +9,7 @@ from colorlab_widgets.painter.widget import StrokePainter
 from colorlab_widgets.provenance_view import ProvenanceView
 from colorlab_widgets.step_player import StepPlayer
 from colorlab_widgets.studio import Studio
+from colorlab_widgets.text_edits_view import TextEditsView
 from colorlab_widgets.trajectory_view import TrajectoryView
 from colorlab_widgets.view_model import ViewModel
 
@@ -20,6 +22,7 @@ __all__ = [
     "StepPlayer",
     "StrokePainter",
     "Studio",
+    "TextEditsView",
     "TrajectoryView",
     "ViewModel",
 ]

@@ -147,7 +147,7 @@ class AttentionExplorer(View):
         passes = run.method.guidance_passes(run.settings)
         if tuple(passes) != self.guidance_pass.options:
             self.guidance_pass.options = passes
-            self.guidance_pass.value = "cond" if "cond" in passes else passes[-1]
+            self.guidance_pass.value = next((name for name in ("cond", "full") if name in passes), passes[-1])
 
     def _show_selection(self) -> None:
         """Mark what is selected."""

@@ -1,6 +1,7 @@
 """MechanismPanel: every mechanism of the model with its switch, its parameters, and what it shows of itself.
 
-It knows no mechanism by name. Exhibits are shown by their kind: `register_exhibit_view` adds a way to show a kind.
+It knows no mechanism by name. Exhibits are shown by their kind: `register_exhibit_view` adds a way to show a kind, and
+`register_exhibits` exhibits that a mechanism does not have at hand, such as those that need a replay.
 """
 
 import html
@@ -14,12 +15,13 @@ import numpy as np
 from colorlab.errors import ColorlabError
 from colorlab.exhibits import Exhibit
 from colorlab.mechanisms.base import SWITCH, Mechanism, Parameter, Value
+from colorlab.runs.run import Run
 from colorlab_widgets.page import Chips, Gallery, Picture
 from colorlab_widgets.pictures import as_colors, encode_png
 from colorlab_widgets.view import View, caption
 from colorlab_widgets.view_model import ViewModel, in_words
 
-__all__ = ["MechanismPanel", "Shown", "register_exhibit_view"]
+__all__ = ["MechanismPanel", "Shown", "register_exhibit_view", "register_exhibits"]
 
 _NUM_ARROWS_ACROSS = 16
 
@@ -43,7 +45,10 @@ class Shown:
 
 ExhibitView = Callable[[Exhibit, np.ndarray], Shown]
 
+MoreExhibits = Callable[[Run, int], dict[str, Exhibit]]
+
 _VIEWS: dict[str, ExhibitView] = {}
+_MORE: list[MoreExhibits] = []
 
 
 def register_exhibit_view(kind: str) -> Callable[[ExhibitView], ExhibitView]:
@@ -54,6 +59,15 @@ def register_exhibit_view(kind: str) -> Callable[[ExhibitView], ExhibitView]:
         return function
 
     return decorate
+
+
+def register_exhibits(function: MoreExhibits) -> MoreExhibits:
+    """Register a function of a run and a step that gives more exhibits, by "mechanism.exhibit"; use it as a decorator.
+
+    It runs in the worker's thread and returns nothing for runs that it has nothing to say about.
+    """
+    _MORE.append(function)
+    return function
 
 
 @register_exhibit_view("heatmap")
@@ -206,6 +220,8 @@ class MechanismPanel(View):
         def explain() -> dict[str, tuple[Exhibit, np.ndarray]]:
             moment, whole = run.preview(step), run.preview()
             found = {name: (exhibit, moment) for name, exhibit in run.explain(step).items()}
+            for more in _MORE:
+                found |= {name: (exhibit, moment) for name, exhibit in more(run, step).items()}
             return found | {name: (exhibit, whole) for name, exhibit in run.explain().items()}
 
         self.model.ask("exhibits", explain, self._take, failed=self._say)

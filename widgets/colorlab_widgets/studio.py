@@ -18,6 +18,7 @@ from colorlab_widgets.page import PageView
 from colorlab_widgets.painter.widget import StrokePainter
 from colorlab_widgets.provenance_view import ProvenanceView
 from colorlab_widgets.step_player import StepPlayer
+from colorlab_widgets.text_edits_view import TextEditsView
 from colorlab_widgets.trajectory_view import TrajectoryView
 from colorlab_widgets.view import View
 from colorlab_widgets.view_model import ViewModel
@@ -67,7 +68,10 @@ class Studio(View):
         self.player = StepPlayer(model, with_picture=False)
         self.history = BranchTree(model)
         self.files = FilePanel(model)
+        # Only some models read text edits of an exemplar.
+        edits = {"Text edits": TextEditsView(model)} if "manipulations" in colorizer.method.fields_read() else {}
         self.views: dict[str, View] = {
+            **edits,
             "Attention": AttentionExplorer(model),
             "Why this color": ProvenanceView(model),
             "Mechanisms": MechanismPanel(model),
