@@ -4,11 +4,12 @@
 
 All in one warm process, as ratios of times that were taken in alternating pairs; recorded runs and the plain loop
 take their steps in turns, so that both see the same machine. The loop in plain diffusers (DDIM and
-the same network, fed with the same encodings) must come to the same latents, or nothing is printed. A ratio is the
+the same network, fed with the same encodings) must come to the same latents, or it ends there. A ratio is the
 median of its pairs, with the upper 95 % bound of that median; the bound has to stay below the target. Where there are
-too few pairs for a bound the median has to. `--sd-size` adds a UNet of the size of Stable Diffusion 1.5 with random
-weights at 256 px: 4 GB of memory, and half a minute a run on one core. `--cpu-time` counts the processor's seconds of
-all threads in place of the clock's, for a machine that is busy with other things; it knows no waiting for the disk.
+too few pairs for a bound the median has to. Rows are printed as they are measured. `--sd-size` adds a UNet of the size
+of Stable Diffusion 1.5 with random weights at 256 px: 4 GB of memory, and half a minute a run on one core. `--cpu-time`
+counts the processor's seconds in place of the clock's, for a machine that is busy with other things; it knows no
+waiting for the disk, and needs `--threads 1`, since those of the plain loop are counted in its own thread.
 """
 
 import argparse
@@ -229,7 +230,7 @@ def check_same(run: Run, scheduler: Any) -> None:
 # What is measured.
 
 
-def recording_rows(what: str, start: Callable[[], Run], pairs: int, watch: Stopwatch) -> list[Row]:
+def recording_rows(what: str, start: Callable[[], Run], pairs: int, watch: Stopwatch) -> Iterator[Row]:
     """Compare recorded runs with the plain loop, without and with autosave."""
     scheduler = libraries.DDIMScheduler.from_config(start().method.schedule.to_config())
     check_same(start(), scheduler)
@@ -244,12 +245,11 @@ def recording_rows(what: str, start: Callable[[], Run], pairs: int, watch: Stopw
         return watch.ratio_by_steps(make(run), plain_steps(run, scheduler))
 
     title = f"recorded run / the same loop in plain diffusers, {what}"
-    rows = [Row(f"{title}, autosave off", [ratio(iter) for _ in range(pairs)], 1.03)]
+    yield Row(f"{title}, autosave off", [ratio(iter) for _ in range(pairs)], 1.03)
     with tempfile.TemporaryDirectory(prefix="colorlab-") as name:
         folders = (Path(name) / str(number) for number in range(pairs))
         ratios = [ratio(lambda run, folder=folder: saved(run, run.autosave(folder))) for folder in folders]
-        rows.append(Row(f"{title}, autosave on", ratios, 1.03))
-    return rows
+        yield Row(f"{title}, autosave on", ratios, 1.03)
 
 
 def memory_row(tokenizer: Any, steps: int) -> Row:
@@ -271,7 +271,7 @@ def attention_map_bytes(unet: Mapping[str, Any], side: int, num_tokens: int) -> 
     )
 
 
-def query_rows(what: str, run: Run, pairs: int, watch: Stopwatch) -> list[Row]:
+def query_rows(what: str, run: Run, pairs: int, watch: Stopwatch) -> Iterator[Row]:
     """Compare the first query of a step with one call of the UNet, and time the queries after it."""
     shelf = shelf_of(run.method)
 
@@ -282,7 +282,7 @@ def query_rows(what: str, run: Run, pairs: int, watch: Stopwatch) -> list[Row]:
 
     shelf.clear()
     run.attention(0, word="red")
-    rows = [Row(f"first query of a step / one UNet call with guidance, {what}", watch.ratios(first, pairs), 1.3)]
+    yield Row(f"first query of a step / one UNet call with guidance, {what}", watch.ratios(first, pairs), 1.3)
     height, width = run.preview(0).shape[:2]
     region = torch.zeros(height, width, dtype=torch.bool)
     region[height // 4 : height // 2, width // 4 : width // 2] = True
@@ -302,8 +302,7 @@ def query_rows(what: str, run: Run, pairs: int, watch: Stopwatch) -> list[Row]:
             took = watch.seconds(lambda step=step, question=question: run.attention(step, **question))
             # The first one warms up what this kind of question needs.
             times += [1000 * took] if number >= 0 else []
-        rows.append(Row(f"further query of the same step, {what}: {name}", times, 30, "ms"))
-    return rows
+        yield Row(f"further query of the same step, {what}: {name}", times, 30, "ms")
 
 
 def branch_row(what: str, start: Callable[[], Run], pairs: int, watch: Stopwatch) -> Row:
@@ -353,7 +352,9 @@ def random_colorizer(unet: Mapping[str, Any], working_px: int, tokenizer: Any) -
     return Colorizer(method)
 
 
-def measure(model: str, watch: Stopwatch, *, steps: int, pairs: int, sd_pairs: int, memory_steps: int) -> list[Row]:
+def measure(
+    model: str, watch: Stopwatch, *, steps: int, pairs: int, sd_pairs: int, memory_steps: int
+) -> Iterator[Row]:
     """Measure everything; no model of the size of Stable Diffusion with `sd_pairs` 0."""
     colorizer = colorlab.load(model)
     gray = resize_image(load_gray(data.astronaut()), (128, 128))[0, 0].numpy()
@@ -362,18 +363,17 @@ def measure(model: str, watch: Stopwatch, *, steps: int, pairs: int, sd_pairs: i
     def start() -> Run:
         return colorizer.start(gray, prompt=PROMPT, num_inference_steps=steps)
 
-    rows = recording_rows(f"{what}, {steps} steps", start, pairs, watch)
+    yield from recording_rows(f"{what}, {steps} steps", start, pairs, watch)
+    yield from query_rows(what, start().finish(progress=False), pairs, watch)
+    yield branch_row(what, start, pairs, watch)
     tokenizer = colorizer.method.components["tokenizer"]
+    yield memory_row(tokenizer, memory_steps)
     if sd_pairs:
         large = random_colorizer(SD_UNET, 256, tokenizer)
         title = "a UNet of the size of Stable Diffusion 1.5 at 256 px"
-        rows += recording_rows(
+        yield from recording_rows(
             f"{title}, 4 steps", lambda: large.start(prompt=PROMPT, num_inference_steps=4), sd_pairs, watch
         )
-        del large
-    rows.append(memory_row(tokenizer, memory_steps))
-    rows += query_rows(what, start().finish(progress=False), pairs, watch)
-    return [*rows, branch_row(what, start, pairs, watch)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -387,7 +387,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor, not of the clock")
     parser.add_argument("--quick", action="store_true", help="few short repetitions, to see that it works")
     options = parser.parse_args(arguments)
+    if options.cpu_time and options.threads != 1:
+        parser.error("--cpu-time needs --threads 1: of the plain loop it counts one thread alone.")
     steps, pairs, memory_steps = (3, 2, 2) if options.quick else (20, options.pairs, SD_STEPS)
+    clock = "processor time" if options.cpu_time else "clock time"
+    print(f"{options.model} at 128 px: {pairs} pairs, {options.threads} threads, {clock}\n\n{HEADER}", flush=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
@@ -399,11 +403,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sd_pairs=options.sd_pairs if options.sd_size else 0,
             memory_steps=memory_steps,
         )
+        for row in rows:
+            print(row, flush=True)
     finally:
         torch.set_num_threads(threads)
-    clock = "processor time" if options.cpu_time else "clock time"
-    print(f"{options.model} at 128 px: {pairs} pairs, {options.threads} threads, {clock}\n")
-    print("\n".join([HEADER, *map(str, rows)]))
 
 
 if __name__ == "__main__":

@@ -54,10 +54,7 @@ def ddim_step(
     eps = noise_pred.to(x)
 
     # 1. Where the step starts and where it ends.
-    target = ddim_target_timestep(timesteps, state.step_index, schedule.num_train_timesteps)
-    final = 1.0 if schedule.set_alpha_to_one else schedule.alphas_cumprod[0].item()
-    abar_t = schedule.alphas_cumprod[int(timesteps[state.step_index])].item()
-    abar_s = schedule.alphas_cumprod[target].item() if target >= 0 else final
+    abar_t, abar_s = _end_points(schedule, timesteps, state.step_index)
 
     # 2. x0 = (x_t - sqrt(1 - abar_t) e) / sqrt(abar_t)
     x0 = (x - math.sqrt(1 - abar_t) * eps) / math.sqrt(abar_t)
@@ -75,6 +72,14 @@ def ddim_step(
         check_same_shape(noise, state.latents, "noise")
         x_next = x_next + std * noise.to(x)
     return state.after_step(x_next, timesteps)
+
+
+def _end_points(schedule: NoiseSchedule, timesteps: torch.Tensor, step_index: int) -> tuple[float, float]:
+    """Return abar where a step starts and where it ends."""
+    target = ddim_target_timestep(timesteps, step_index, schedule.num_train_timesteps)
+    final = 1.0 if schedule.set_alpha_to_one else schedule.alphas_cumprod[0].item()
+    abar_s = schedule.alphas_cumprod[target].item() if target >= 0 else final
+    return schedule.alphas_cumprod[int(timesteps[step_index])].item(), abar_s
 
 
 def ddim_target_timestep(timesteps: torch.Tensor, step_index: int, num_train_timesteps: int) -> int:

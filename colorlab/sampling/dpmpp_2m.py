@@ -66,10 +66,8 @@ def dpmpp_2m_step(
     x0 = x * scale_s - rho_s * noise_pred.to(x)
 
     # 3. D = x0 + h / (2 h0) (x0 - x0_before); at the first step, and at the last where it must, D = x0.
-    is_last = k == len(timesteps) - 1
-    is_first_order = not state.history or (is_last and (rho_t == 0 or len(timesteps) < _FEW_STEPS))
     d = x0
-    if not is_first_order:
+    if not _is_first_order(state, timesteps, rho_t):
         rho_r, x0_before = schedule.sigma_at(timesteps[k - 1].item()), state.history[-1].to(x)
         h, h0 = math.log(rho_s / rho_t), math.log(rho_r / rho_s)
         d = x0 + h / (2 * h0) * (x0 - x0_before)
@@ -77,3 +75,9 @@ def dpmpp_2m_step(
     # 4. x_t = (sigma_t / sigma_s) x_s - alpha_t (e^-h - 1) D
     x_next = (rho_t / rho_s) * (scale_s / scale_t) * x - (1 / scale_t) * (rho_t / rho_s - 1) * d
     return state.after_step(x_next, timesteps, history=(x0,))
+
+
+def _is_first_order(state: State, timesteps: torch.Tensor, rho_t: float) -> bool:
+    """Return whether a step has no x0 before it to go by, or is the last one and would not be stable with it."""
+    is_last = state.step_index == len(timesteps) - 1
+    return not state.history or (is_last and (rho_t == 0 or len(timesteps) < _FEW_STEPS))

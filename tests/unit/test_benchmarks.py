@@ -32,7 +32,7 @@ def start():
 
 def test_every_row_is_measured(bench, start):
     watch = bench.Stopwatch()
-    rows = bench.recording_rows("tiny", start, 2, watch)
+    rows = [*bench.recording_rows("tiny", start, 2, watch)]
     rows += bench.query_rows("tiny", start().finish(progress=False), 2, watch)
     rows.append(bench.branch_row("tiny", start, 2, watch))
     assert len(rows) == 9
@@ -52,6 +52,20 @@ def test_a_run_keeps_a_thousandth_of_the_maps(bench):
     # 50 steps of two passes are the 136 GiB of the design.
     maps = bench.attention_map_bytes(bench.SD_UNET, 64, 77)
     assert round(maps * 100 / 2**30) == 136
+
+
+def test_rows_are_printed_as_they_are_measured(bench, capsys, monkeypatch):
+    def measured(model, watch, **numbers):
+        yield bench.Row("first", [1.0], 1.03)
+        assert "| first |" in capsys.readouterr().out
+        yield bench.Row("second", [1.0], 1.03)
+
+    monkeypatch.setattr(bench, "measure", measured)
+    bench.main(["--cpu-time", "--threads", "1"])
+    assert capsys.readouterr().out.startswith("| second |")
+    with pytest.raises(SystemExit):
+        bench.main(["--cpu-time", "--threads", "2"])
+    assert "--cpu-time needs --threads 1" in capsys.readouterr().err
 
 
 def test_the_bound_of_a_median_is_a_rank(bench):
