@@ -352,9 +352,7 @@ def random_colorizer(unet: Mapping[str, Any], working_px: int, tokenizer: Any) -
     return Colorizer(method)
 
 
-def measure(
-    model: str, watch: Stopwatch, *, steps: int, pairs: int, sd_pairs: int, memory_steps: int
-) -> Iterator[Row]:
+def measure(model: str, watch: Stopwatch, *, steps: int, pairs: int, sd_pairs: int, memory_steps: int) -> Iterator[Row]:
     """Measure everything; no model of the size of Stable Diffusion with `sd_pairs` 0."""
     colorizer = colorlab.load(model)
     gray = resize_image(load_gray(data.astronaut()), (128, 128))[0, 0].numpy()

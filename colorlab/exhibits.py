@@ -122,7 +122,8 @@ class Exhibit:
         shape = " x ".join(f"{axis} {size}" for axis, size in zip(self.axes, self.array.shape, strict=True))
         values = ""
         if self.array.size and np.issubdtype(self.array.dtype, np.number):
-            values = f", {np.nanmin(self.array):.4g} to {np.nanmax(self.array):.4g}"
+            known = self.array[~np.isnan(self.array)]
+            values = f", {known.min():.4g} to {known.max():.4g}" if known.size else ", all NaN"
             values += f" {self.unit}" if self.unit else ""
         notes = f", verdict {self.verdict}" if self.verdict else ""
         notes += ", with baseline" if self.baseline is not None else ""

@@ -5,7 +5,9 @@
 | attention to a word, guidance field, features | the same latents with the words of the prompt in another order |
 | attention to tokens of another kind | as many of the other tokens, on average |
 | attention from or to a pixel | random pixels, on average |
-| attention from or to a region, settle map, spread over seeds | random cyclic moves, on average |
+| attention from or to a region, settle map, spread over seeds or descriptions | random cyclic moves, on average |
+| effect of edits, map of a masked phrase, features without words | the map itself, elsewhere: the same moves |
+| ranking of heads by a region | the region elsewhere: the same moves |
 | entropy, spread, mean position | even attention |
 | trajectory | a random walk with steps of the same lengths |
 
@@ -17,7 +19,15 @@ import torch
 from colorlab.inspection.moments import PastStep
 from colorlab.inspection.places import shuffled_words
 
-__all__ = ["NUM_RANDOM_PIXELS", "NUM_RANDOM_SHIFTS", "random_pixels", "random_shifts", "random_walk", "shuffled_moment"]
+__all__ = [
+    "NUM_RANDOM_PIXELS",
+    "NUM_RANDOM_SHIFTS",
+    "elsewhere",
+    "random_pixels",
+    "random_shifts",
+    "random_walk",
+    "shuffled_moment",
+]
 
 NUM_RANDOM_PIXELS = 32
 NUM_RANDOM_SHIFTS = 16
@@ -33,6 +43,12 @@ def random_shifts(size: tuple[int, int], number: int = NUM_RANDOM_SHIFTS) -> lis
     """Draw cyclic moves (rows down, columns right) within a picture of (height, width)."""
     drawn = torch.rand(number, 2, generator=_generator()) * torch.tensor(size)
     return [(int(down), int(right)) for down, right in drawn.tolist()]
+
+
+def elsewhere(maps: torch.Tensor) -> torch.Tensor:
+    """Return maps (..., h, w) as they would be if the place did not matter: the mean over random cyclic moves."""
+    moves = random_shifts((maps.shape[-2], maps.shape[-1]))
+    return torch.stack([maps.roll(move, dims=(-2, -1)) for move in moves]).float().mean(dim=0)
 
 
 def random_walk(points: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ from colorlab.errors import RangeError, StateError
 from colorlab.images import to_uint8
 from colorlab.inspection.moments import Askable, PastCall, PastStep
 from colorlab.inspection.places import picture_size
-from colorlab.inspection.replay import moment_of, step_sites
+from colorlab.inspection.replay import ModelCall, moment_of, step_sites
 from colorlab.inspection.verdicts import Verdict, compare_pictures, compare_tensors
 from colorlab.methods.base import Method
 from colorlab.networks.coder_sites import coder_networks, coder_sites, is_decoder
@@ -37,7 +37,7 @@ __all__ = ["Decoding", "Encoding", "all_sites", "as_step", "call_of", "choose_pa
 
 
 @dataclass(frozen=True, eq=False)
-class _Coding:
+class _Coding(ModelCall):
     """What encoding and decoding have in common; a `PastCall` of one network.
 
     Args:
@@ -76,11 +76,6 @@ class _Coding:
         return 1
 
     @property
-    def sample_row(self) -> int:
-        """The only one."""
-        return 0
-
-    @property
     def network(self) -> nn.Module:
         """The autoencoder, which every model has; its environment is taken for that of all encoders and decoders."""
         network: nn.Module = self.method.vae
@@ -95,16 +90,6 @@ class _Coding:
     def sites(self) -> tuple[Site, ...]:
         """Its inspectable places."""
         return _sites_of(self.run, self.name, self.networks[self.name])
-
-    @property
-    def lock(self) -> AbstractContextManager[Any]:
-        """The lock of the model."""
-        return self.method.lock
-
-    @property
-    def owner(self) -> Method:
-        """The loaded model."""
-        return self.method
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -1,26 +1,53 @@
 """What the edits of a branch do at one step: the same step with them less the same step without them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
+from colorlab.inspection.baselines import elsewhere
 from colorlab.inspection.places import resize_map, word_tokens
-from colorlab.inspection.replay import Moment, judge, moment_of, run_sites
+from colorlab.inspection.replay import Moment, judge, moment_of
+from colorlab.inspection.verdicts import Verdict
+from colorlab.inspection.views import origin
 from colorlab.networks.environment import eagerly, environment_of
 from colorlab.networks.passes import check_passes
 from colorlab.networks.patching import Patch, PatchCall, patched
-from colorlab.networks.sites import Site, select_sites
+from colorlab.networks.sites import Site, find_sites
 from colorlab.runs.run import Run
 from colorlab.runs.segments import predict_step
 
 __all__ = ["effect"]
 
 
+@dataclass(frozen=True, eq=False)
+class _Change:
+    """What edits change at a step.
+
+    Args:
+        array: (h, w), with the edits less without them.
+        verdict: of the step with its edits.
+        what: was compared, in words.
+        unit: of the array.
+        sites: at which attention was read.
+    """
+
+    array: torch.Tensor
+    verdict: Verdict
+    what: str
+    unit: str
+    sites: tuple[Site, ...] = ()
+
+
 def effect(
-    run: Run, step: int, *, word: str | None = None, occurrence: int = 0, guidance_pass: str = "cond"
+    run: Run,
+    step: int,
+    *,
+    word: str | None = None,
+    occurrence: int = 0,
+    guidance_pass: str = "cond",
+    baseline: bool = False,
 ) -> Exhibit:
     """Show what the edits of a branch change at a step (replay: two network calls, with the edits and without).
 
@@ -32,63 +59,79 @@ def effect(
             also show there, except at the first site they reach.
         occurrence: which one if the word comes several times.
         guidance_pass: whose attention.
+        baseline: whether to add the same map elsewhere, the mean of 16 random moves.
 
     Returns:
         (h, w). Without a word: length over the latent channels of the difference, in noise standard deviations, at
         least 0. With a word: difference of the attention, [-1, 1], mean over heads and cross-attention sites. The
-        verdict is that of the step with its edits.
+        verdict is that of the step with its edits; NaN where it is refused.
 
     Raises:
         StateError: the step was not taken, or has no edits.
         RangeError: there is no such word or pass.
     """
     moment = moment_of(run, step)
-    edits = moment.segment.edits
+    edits = [repr(edit) for edit in moment.segment.edits]
     if not edits:
         raise StateError(f"Step {step} of {run.name!r} has no edits; branch(step=..., edits=[...]) makes them.")
-    plain = replace(moment, segment=replace(moment.segment, edits=()))
-    sites: tuple[Site, ...] = ()
-    positions: tuple[int, ...] = ()
-    if word is not None:
-        check_passes([guidance_pass], moment.guidance_passes)
-        sites = select_sites(run_sites(run), kind="attn2")
-        positions = _positions(moment, guidance_pass, word, occurrence)
-    with moment.method.lock, eagerly(), torch.no_grad():
-        predictions, seen = _ask(moment, sites, positions, guidance_pass)
-        others, others_seen = _ask(plain, sites, positions, guidance_pass)
-        environment = replace(environment_of(moment.method.unet), is_compiled=False)
-        # With matrices in the open a prediction is within rounding only; its verdict is judged without them.
-        unwatched = predictions if word is None else predict_step(moment.method, moment.segment, moment.state)
-        guided, other = (moment.method.guide(part, moment.segment.settings) for part in (predictions, others))
-    verdict = judge(moment.record, unwatched, environment)
-    array = torch.linalg.vector_norm(guided - other, dim=1)[0].float() if word is None else seen - others_seen
-    if verdict.name == "refused":
-        array = torch.full_like(array, float("nan"))
-    names = "; ".join(map(repr, edits))
-    what = "the guided prediction" if word is None else f"the attention to {word!r} in the pass {guidance_pass!r}"
+    if word is None:
+        change = _change_of_prediction(moment)
+    else:
+        change = _change_of_attention(moment, guidance_pass, word, occurrence)
+    verdict = change.verdict
+    array = change.array if verdict.name != "refused" else torch.full_like(change.array, torch.nan)
     return Exhibit(
-        array=np.asarray(array),
+        array=array.numpy(),
         axes=("h", "w"),
-        unit="noise standard deviations" if word is None else "share of attention",
+        unit=change.unit,
         caption=(
-            f"What the edits change at step {step} in {what}, both from the recorded state: {names}. Replay: {verdict}."
+            f"What the edits change at step {step} in {change.what}, both from the recorded state: {'; '.join(edits)}. "
+            f"Replay: {verdict}."
         ),
         provenance={
-            "query": "effect",
-            "model": run.method.model_name,
-            "weights": run.method.weights_hash,
-            "run": run.name,
-            "step": step,
-            "edits": [repr(edit) for edit in edits],
+            **origin(run, moment, "effect"),
+            "edits": edits,
             "word": word,
             "guidance_pass": None if word is None else guidance_pass,
-            "sites": [site.path for site in sites],
+            "sites": [site.path for site in change.sites],
             "difference": verdict.difference,
             "reasons": list(verdict.reasons),
         },
         verdict=verdict.name,
+        baseline=elsewhere(array).numpy() if baseline else None,
         kind="heatmap" if word is None else "difference",
     )
+
+
+def _change_of_prediction(moment: Moment) -> _Change:
+    """Compare the guided predictions of a step."""
+    method, settings = moment.method, moment.segment.settings
+    with method.lock, eagerly(), torch.no_grad():
+        environment = replace(environment_of(method.unet), is_compiled=False)
+        edited, plain = (predict_step(method, each.segment, each.state) for each in (moment, _without_edits(moment)))
+        difference = method.guide(edited, settings) - method.guide(plain, settings)
+    lengths = torch.linalg.vector_norm(difference, dim=1)[0].float()
+    verdict = judge(moment.record, edited, environment)
+    return _Change(lengths, verdict, "the guided prediction", "noise standard deviations")
+
+
+def _change_of_attention(moment: Moment, guidance_pass: str, word: str, occurrence: int) -> _Change:
+    """Compare the attention to a word at a step."""
+    check_passes([guidance_pass], moment.guidance_passes)
+    method, sites = moment.method, find_sites(moment.method.unet, moment.state.latents.shape, kind="attn2")
+    positions = _positions(moment, guidance_pass, word, occurrence)
+    with method.lock, eagerly(), torch.no_grad():
+        edited, plain = (_attention(each, sites, positions, guidance_pass) for each in (moment, _without_edits(moment)))
+        environment = replace(environment_of(method.unet), is_compiled=False)
+        # With matrices in the open a prediction is within rounding only; its verdict is judged without them.
+        verdict = judge(moment.record, predict_step(method, moment.segment, moment.state), environment)
+    what = f"the attention to {word!r} in the pass {guidance_pass!r}"
+    return _Change(edited - plain, verdict, what, "share of attention", sites)
+
+
+def _without_edits(moment: Moment) -> Moment:
+    """Return the same step without its edits."""
+    return replace(moment, segment=replace(moment.segment, edits=()))
 
 
 def _positions(moment: Moment, guidance_pass: str, word: str, occurrence: int) -> tuple[int, ...]:
@@ -100,10 +143,8 @@ def _positions(moment: Moment, guidance_pass: str, word: str, occurrence: int) -
     return positions
 
 
-def _ask(
-    moment: Moment, sites: tuple[Site, ...], positions: tuple[int, ...], guidance_pass: str
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Repeat a step; return its predictions and the attention to some tokens, averaged on the finest grid."""
+def _attention(moment: Moment, sites: tuple[Site, ...], positions: tuple[int, ...], guidance_pass: str) -> torch.Tensor:
+    """Repeat a step; return the attention to some tokens (h, w), averaged on the finest grid."""
     seen: dict[str, torch.Tensor] = {}
 
     def look(probs: torch.Tensor, where: PatchCall) -> None:
@@ -117,9 +158,7 @@ def _ask(
         step_index=moment.state.step_index,
         num_samples=moment.num_samples,
     )
-    predictions = predict_step(moment.method, moment.segment, moment.state, watch=watch)
-    if not sites:
-        return predictions, torch.empty(0)
+    predict_step(moment.method, moment.segment, moment.state, watch=watch)
     finest = max((site.grid for site in sites), key=lambda grid: grid[0] * grid[1])
     maps = [resize_map(seen[site.path].unflatten(0, site.grid), finest, keep_sum=False) for site in sites]
-    return predictions, torch.stack(maps).mean(dim=0)
+    return torch.stack(maps).mean(dim=0)

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from colorlab.errors import StateError
+from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.attention import attention_reduce
+from colorlab.inspection.baselines import random_shifts
 from colorlab.inspection.chroma import CHROMA_UNIT, ChromaDecoder, DecoderName, chroma_decoder, chroma_distance
 from colorlab.inspection.places import coverage
 from colorlab.inspection.replay import Moment, moment_of, run_sites
@@ -57,10 +58,12 @@ class MovedChroma:
     Args:
         head: which one.
         distance: mean over the region, Delta E 1976 of (a, b).
+        elsewhere: the same over the region moved at random, on average; None where nobody asked.
     """
 
     head: Head
     distance: float
+    elsewhere: float | None = None
 
 
 def plan_head_ranking(
@@ -72,6 +75,7 @@ def plan_head_ranking(
     region: Any = None,
     decoder: DecoderName = "model",
     batch_size: int = 4,
+    baseline: bool = False,
     max_bytes: int = 2**26,
 ) -> Study[MovedChroma]:
     """Plan to rank attention heads by how much chroma of the clean prediction moves when each is ablated at a step.
@@ -84,6 +88,7 @@ def plan_head_ranking(
         region: mask (H, W) of the picture, or a stroke, where the chroma is measured; None for everywhere.
         decoder: "model", one decoding for each head, or "linear", five in all, see `colorlab.inspection.chroma`.
         batch_size: heads that share a network call.
+        baseline: whether to add what each head moves elsewhere, in the region after 16 random moves, on average.
         max_bytes: working memory of the reduction.
 
     Returns:
@@ -92,14 +97,15 @@ def plan_head_ranking(
 
     Raises:
         StateError: the step was not taken, or (when it starts) its replay is refused.
-        RangeError: there is no such site, kind or decoder, the region is empty, or `batch_size` is below 1.
+        RangeError: there is no such site, kind or decoder, the region is empty, or missing where a baseline is asked
+            for, or `batch_size` is below 1.
     """
     moment, all_sites = moment_of(run, step), run_sites(run)
     sites = select_sites(all_sites, glob=site, kind=kind)
     sites = select_sites(sites, kind=ATTENTION_KINDS)
     heads = [Head(chosen.path, index) for chosen in sites for index in range(chosen.heads)]
     batches = [[heads[index] for index in batch] for batch in in_batches(heads, batch_size)]
-    where = None if region is None else coverage(region, moment.image_size, moment.image_size).bool()
+    where = _places(region, moment.image_size, baseline)
     num_decodings = len(heads) + 1 if decoder == "model" else 5
     cost = estimate_cost(run, calls=len(batches), predictions=len(heads), decodings=num_decodings)
     found: dict[str, ChromaDecoder] = {}
@@ -114,8 +120,7 @@ def plan_head_ranking(
         before = decode(moment, moment.clean)
         for batch in batches:
             after = [decode(moment, clean) for clean in ablate_heads(moment, batch, mean_rows)]
-            moved = [_mean_distance(before, chroma, where, moment.image_size) for chroma in after]
-            yield [MovedChroma(head, distance) for head, distance in zip(batch, moved, strict=True)]
+            yield [_moved(head, before, chroma, where) for head, chroma in zip(batch, after, strict=True)]
 
     def conclude(parts: list[MovedChroma]) -> Exhibit:
         return _show(run, moment, parts, found["decoder"], has_region=region is not None)
@@ -179,16 +184,27 @@ def mean_attention(readings: Mapping[tuple[str, str], Reading], max_bytes: int) 
     return means
 
 
-def _mean_distance(
-    before: torch.Tensor, after: torch.Tensor, where: torch.Tensor | None, size: tuple[int, int]
-) -> float:
-    """Return the mean distance of two chromas (2, h, w), in a region (H * W,) of the picture if there is one."""
+def _places(region: Any, size: tuple[int, int], baseline: bool) -> torch.Tensor:
+    """Return where chroma is measured, (n, H, W) of the picture: the region or everywhere, then the region elsewhere.
+
+    Raises:
+        RangeError: the region is empty, or missing where it has to be moved.
+    """
+    if region is None:
+        if baseline:
+            raise RangeError("The baseline is the region elsewhere, but no region came; name one, or ask without it.")
+        return torch.ones(1, *size)
+    moves = [(0, 0), *(random_shifts(size) if baseline else ())]
+    return torch.stack([coverage(region, size, size, shift=move).view(size) for move in moves])
+
+
+def _moved(head: Head, before: torch.Tensor, after: torch.Tensor, places: torch.Tensor) -> MovedChroma:
+    """Measure how far a head moves the chroma (2, h, w) in places (n, H, W) of the picture, the first one its own."""
     distance = chroma_distance(before, after)
-    if where is None:
-        return float(distance.mean())
     grid = (distance.shape[0], distance.shape[1])
-    weights = functional.adaptive_avg_pool2d(where.float().view(1, 1, *size), grid)[0, 0]
-    return float((distance * weights).sum() / weights.sum())
+    weights = functional.adaptive_avg_pool2d(places[:, None], grid)[:, 0]
+    means = (distance * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2))
+    return MovedChroma(head, float(means[0]), float(means[1:].mean()) if len(means) > 1 else None)
 
 
 def _show(run: Run, moment: Moment, parts: list[MovedChroma], decode: ChromaDecoder, *, has_region: bool) -> Exhibit:
@@ -198,6 +214,7 @@ def _show(run: Run, moment: Moment, parts: list[MovedChroma], decode: ChromaDeco
     best = ranked[0]
     return Exhibit(
         array=np.array([part.distance for part in ranked], dtype=np.float32),
+        baseline=None if best.elsewhere is None else np.array([part.elsewhere for part in ranked], dtype=np.float32),
         axes=("head",),
         unit=CHROMA_UNIT,
         caption=(

@@ -11,7 +11,7 @@ from colorlab.errors import RangeError
 from colorlab.exhibits import Exhibit
 from colorlab.images import load_image
 from colorlab.inspection.chroma import CHROMA_UNIT
-from colorlab.inspection.seeds import chroma_spread
+from colorlab.inspection.seeds import chroma_spread, chroma_spread_by_chance
 from colorlab.inspection.study import Study, estimate_cost
 from colorlab.inspection.views import origin
 from colorlab.runs.run import Run
@@ -56,12 +56,15 @@ def description_levels(prompt: str) -> dict[str, str]:
     return {"complete": prompt, "partial": _with_articles(partial), **levels}
 
 
-def plan_levels(run: Run, prompts: Mapping[str, str] | None = None) -> Study[DescribedPicture]:
+def plan_levels(
+    run: Run, prompts: Mapping[str, str] | None = None, *, baseline: bool = False
+) -> Study[DescribedPicture]:
     """Plan to make the picture of a run under several descriptions, all else equal.
 
     Args:
         run: any run; its conditioning and settings at the start are taken, its masks are not.
         prompts: descriptions by the names of their levels; None for those of `description_levels`.
+        baseline: whether to add the spread when every picture but the first is moved at random (16 times).
 
     Returns:
         A study of one part for each description. Its exhibit is (H, W): how far apart the chromas are; the pictures
@@ -87,15 +90,19 @@ def plan_levels(run: Run, prompts: Mapping[str, str] | None = None) -> Study[Des
             other.step()
             yield [DescribedPicture(level, prompt, other.image)]
 
-    return Study(run, "levels", cost=cost, num_parts=len(chosen), work=work, conclude=lambda parts: _show(run, parts))
+    def conclude(parts: list[DescribedPicture]) -> Exhibit:
+        return _show(run, parts, baseline)
+
+    return Study(run, "levels", cost=cost, num_parts=len(chosen), work=work, conclude=conclude)
 
 
-def _show(run: Run, parts: list[DescribedPicture]) -> Exhibit:
+def _show(run: Run, parts: list[DescribedPicture], baseline: bool) -> Exhibit:
     """Put pictures and the spread of their chromas together."""
     chromas = {part.level: float(rgb_to_lab(load_image(part.image))[:, 1:].norm(dim=1).mean()) for part in parts}
     means = ", ".join(f"{level} {chroma:.1f}" for level, chroma in chromas.items())
+    images = [part.image for part in parts]
     return Exhibit(
-        array=chroma_spread([part.image for part in parts]),
+        array=chroma_spread(images),
         axes=("H", "W"),
         unit=CHROMA_UNIT,
         caption=f"One picture and one seed under {len(parts)} descriptions; mean chroma: {means}.",
@@ -104,6 +111,7 @@ def _show(run: Run, parts: list[DescribedPicture]) -> Exhibit:
             "prompts": {part.level: part.prompt for part in parts},
             "mean_chroma": chromas,
         },
+        baseline=chroma_spread_by_chance(images) if baseline else None,
         kind="gallery",
         pictures={part.level: part.image for part in parts},
     )

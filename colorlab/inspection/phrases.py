@@ -13,6 +13,7 @@ import torch
 
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
+from colorlab.inspection.baselines import elsewhere
 from colorlab.inspection.places import coverage, resize_map
 from colorlab.inspection.replay import Moment, judge, moment_of
 from colorlab.inspection.study import Study, estimate_cost
@@ -94,7 +95,9 @@ def pairing(run: Run) -> Exhibit:
     )
 
 
-def phrase(run: Run, step: int, name: str, *, shown: Shown = "attention", site: str = "*") -> Exhibit:
+def phrase(
+    run: Run, step: int, name: str, *, shown: Shown = "attention", site: str = "*", baseline: bool = False
+) -> Exhibit:
     """Show where a phrase looks at a step, before and after instance guidance (replay: two network calls).
 
     Args:
@@ -103,6 +106,7 @@ def phrase(run: Run, step: int, name: str, *, shown: Shown = "attention", site: 
         name: of the mask, or the words of its phrase.
         shown: "attention" (share of it on the phrase, [0, 1]) or "scores" (before the softmax, mean over its tokens).
         site: path of a cross-attention site, or a pattern with `*`; several are averaged on the finest grid.
+        baseline: whether to add both maps elsewhere, the mean of 16 random moves.
 
     Returns:
         (2, h, w): before and after; NaN where the replay is refused.
@@ -143,6 +147,7 @@ def phrase(run: Run, step: int, name: str, *, shown: Shown = "attention", site: 
             "reasons": list(verdict.reasons),
         },
         verdict=verdict.name,
+        baseline=elsewhere(maps).numpy() if baseline else None,
         kind="maps",
     )
 

@@ -26,34 +26,18 @@ from colorlab.runs.batches import in_batches, take_steps
 from colorlab.runs.run import Run
 from colorlab.runs.segments import Segment
 
-__all__ = ["Attribution", "plan_provenance"]
+__all__ = ["Attribution", "Removal", "plan_provenance"]
 
 Attribution = Literal["leave_one_out", "shapley"]
 
 _DECIDED_SHARE = 0.5
 
 
-def plan_provenance(
-    run: Run,
-    *,
-    pixel: tuple[float, float] | None = None,
-    region: Any = None,
-    attribution: Attribution = "leave_one_out",
-    num_orders: int = 8,
-    words: Sequence[str] | None = None,
-    everywhere: bool = True,
-    exemplar_grid: tuple[int, int] = (2, 2),
-    fast: bool = False,
-    steps: range | None = None,
-    batch_size: int = 8,
-    baseline: bool = False,
-) -> Study[Ablation]:
-    """Plan to find out to what the color of a pixel, of a region, or of every pixel is due.
+@dataclass(frozen=True)
+class Removal:
+    """How sources are taken away: which are told apart, in what company each goes, and at which steps.
 
     Args:
-        run: a finished run.
-        pixel: (x, y) of the picture.
-        region: mask (H, W) of the picture, or a stroke; its mean (a, b) counts. Neither: a map for every source.
         attribution: "leave_one_out" removes one source at a time; "shapley" removes one after the other in random
             orders, so that what sources share is divided among them.
         num_orders: of "shapley"; they come in pairs, each with its reverse.
@@ -65,6 +49,64 @@ def plan_provenance(
         fast: an approximation: ablated runs end where the color is decided (at half of the place, by the settle
             map), and the clean prediction of that step is compared instead of the picture.
         steps: remove sources at these steps only; None for all.
+
+    Raises:
+        RangeError: there is no such attribution, or `num_orders` is not even.
+
+    Deviation: a group of exemplar patches is taken away by making it gray, since a hole would be a color of its own.
+    """
+
+    attribution: Attribution = "leave_one_out"
+    num_orders: int = 8
+    words: Sequence[str] | None = None
+    everywhere: bool = True
+    exemplar_grid: tuple[int, int] = (2, 2)
+    fast: bool = False
+    steps: range | None = None
+
+    def __post_init__(self) -> None:
+        known, number = get_args(Attribution), self.num_orders
+        if self.attribution not in known:
+            raise RangeError(f"attribution is {self.attribution!r}, but one of {', '.join(known)} is expected.")
+        if isinstance(number, bool) or not isinstance(number, int) or number < 2 or number % 2:
+            raise RangeError(f"num_orders is {number!r}, but an even number of at least 2 is expected.")
+
+    def sources(self, run: Run) -> tuple[Sources, ...]:
+        """Find the sources of a run; RangeError if there is none."""
+        return find_sources(run, words=self.words, everywhere=self.everywhere, exemplar_grid=self.exemplar_grid)
+
+    def orders(self, number: int) -> tuple[tuple[int, ...], ...]:
+        """Draw the orders in which so many sources are removed; none where each is removed alone."""
+        return draw_orders(number, self.num_orders) if self.attribution == "shapley" else ()
+
+    def ablated(self, last: int) -> range:
+        """Return at which of the steps 0 to `last` sources are missing.
+
+        Raises:
+            RangeError: these are not among them.
+        """
+        steps = range(last + 1) if self.steps is None else self.steps
+        if not steps or steps[0] < 0 or steps[-1] > last or steps.step != 1:
+            raise RangeError(f"steps is {self.steps!r}, but a range within 0 to {last} is expected.")
+        return steps
+
+
+def plan_provenance(
+    run: Run,
+    removal: Removal | None = None,
+    *,
+    pixel: tuple[float, float] | None = None,
+    region: Any = None,
+    batch_size: int = 8,
+    baseline: bool = False,
+) -> Study[Ablation]:
+    """Plan to find out to what the color of a pixel, of a region, or of every pixel is due.
+
+    Args:
+        run: a finished run.
+        removal: how sources are taken away; each alone, at all steps, by default.
+        pixel: (x, y) of the picture.
+        region: mask (H, W) of the picture, or a stroke; its mean (a, b) counts. Neither: a map for every source.
         batch_size: ablated runs that share a network call.
         baseline: whether to add the mean of 16 places of the same shape elsewhere.
 
@@ -75,35 +117,23 @@ def plan_provenance(
     Raises:
         StateError: the run is not finished.
         RangeError: both a pixel and a region came, there is no such word, or a number is out of range.
-
-    Deviation: a group of exemplar patches is taken away by making it gray, since a hole would be a color of its own.
     """
     if not run.is_finished:
         raise StateError(f"This run stands at {run.progress}; finish() it, provenance is about the final colors.")
     if pixel is not None and region is not None:
         raise RangeError("pixel and region came, but at most one is expected.")
-    if attribution not in get_args(Attribution):
-        raise RangeError(f"attribution is {attribution!r}, but one of {', '.join(get_args(Attribution))} is expected.")
-    if isinstance(num_orders, bool) or not isinstance(num_orders, int) or num_orders < 2 or num_orders % 2:
-        raise RangeError(f"num_orders is {num_orders!r}, but an even number of at least 2 is expected.")
+    removal = removal or Removal()
     places = _Places.of(run, pixel, region, baseline)
-    last = _last_step(run, places) if fast else run.num_steps - 1
-    ablated = range(last + 1) if steps is None else steps
-    if not ablated or ablated[0] < 0 or ablated[-1] > last or ablated.step != 1:
-        raise RangeError(f"steps is {steps!r}, but a range within 0 to {last} is expected.")
-    sources = find_sources(run, words=words, everywhere=everywhere, exemplar_grid=exemplar_grid)
-    labels = [label for kind in sources for label in kind.labels]
-    orders = draw_orders(len(labels), num_orders) if attribution == "shapley" else ()
-    coalitions = coalitions_of(len(labels), orders)
+    walk = _Walk.of(run, removal, _last_step(run, places) if removal.fast else run.num_steps - 1)
+    orders = removal.orders(len(walk.labels))
+    coalitions = coalitions_of(len(walk.labels), orders)
     batches = [[coalitions[index] for index in batch] for batch in in_batches(coalitions, batch_size)]
-    num_steps = last + 1 - ablated[0]
     cost = estimate_cost(
         run,
-        calls=num_steps * len(batches),
-        predictions=num_steps * len(coalitions),
+        calls=walk.num_steps * len(batches),
+        predictions=walk.num_steps * len(coalitions),
         decodings=len(coalitions) + 1,
     )
-    walk = _Walk(run, sources, ablated, last)
 
     def work() -> Iterator[list[Ablation]]:
         for batch in batches:
@@ -111,17 +141,7 @@ def plan_provenance(
                 yield [Ablation(removed, places.read(ab)) for removed, ab in zip(batch, chromas, strict=False)]
 
     def conclude(parts: list[Ablation]) -> Exhibit:
-        found = Findings(places.read(walk.own()), parts, len(labels), orders)
-        details = {
-            "attribution": attribution,
-            "labels": labels,
-            "everywhere": everywhere,
-            "fast": fast,
-            "steps": [ablated[0], ablated[-1]],
-            "compared_at_step": last,
-            "num_ablations": len(parts),
-        }
-        return _show(run, places, found, details)
+        return _show(walk, places, removal, Findings(places.read(walk.own()), parts, len(walk.labels), orders))
 
     return Study(run, "provenance", cost=cost, num_parts=len(coalitions), work=work, conclude=conclude)
 
@@ -178,6 +198,21 @@ class _Walk:
     sources: tuple[Sources, ...]
     ablated: range
     last: int
+
+    @classmethod
+    def of(cls, run: Run, removal: Removal, last: int) -> "_Walk":
+        """Find the sources, and at which of the steps 0 to `last` they are missing."""
+        return cls(run, removal.sources(run), removal.ablated(last), last)
+
+    @property
+    def labels(self) -> list[str]:
+        """What the sources are called, in order."""
+        return [label for kind in self.sources for label in kind.labels]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that have to be taken again."""
+        return self.last + 1 - self.ablated[0]
 
     def own(self) -> torch.Tensor:
         """Return the chroma (2, H, W) of the run itself, to which the others are compared."""
@@ -241,15 +276,13 @@ def _last_step(run: Run, places: _Places) -> int:
     return int(steps[where].quantile(_DECIDED_SHARE, interpolation="higher"))
 
 
-def _show(run: Run, places: _Places, found: Findings, details: dict[str, Any]) -> Exhibit:
+def _show(walk: _Walk, places: _Places, removal: Removal, found: Findings) -> Exhibit:
     """Put shares, residual and prior into words and numbers."""
     names = {"leave_one_out": "leaving one out", "shapley": "Shapley values"}
-    how = names[details["attribution"]] + (
-        f", compared at step {details['compared_at_step']} (approximate)" if details["fast"] else ""
-    )
+    how = names[removal.attribution] + (f", compared at step {walk.last} (approximate)" if removal.fast else "")
     is_map = places.weights is None
     if is_map:
-        array = (found.shares * found.length).reshape(len(details["labels"]), *places.size)
+        array = (found.shares * found.length).reshape(len(walk.labels), *places.size)
         what = f"What each source adds to the color of every pixel, by {how}"
         numbers: dict[str, Any] = {"mean_residual": float(found.pooled(found.residual))}
         rest = f"mean residual {numbers['mean_residual']:.2f} of what all sources do"
@@ -276,7 +309,18 @@ def _show(run: Run, places: _Places, found: Findings, details: dict[str, Any]) -
         axes=("source", "H", "W") if is_map else ("source",),
         unit=CHROMA_UNIT if is_map else "share of final - all removed",
         caption=f"{what}: {rest}.",
-        provenance={**origin(run, None, "provenance"), "place": places.name, **details, **numbers},
+        provenance={
+            **origin(walk.run, None, "provenance"),
+            "place": places.name,
+            "attribution": removal.attribution,
+            "labels": walk.labels,
+            "everywhere": removal.everywhere,
+            "fast": removal.fast,
+            "steps": [walk.ablated[0], walk.ablated[-1]],
+            "compared_at_step": walk.last,
+            "num_ablations": found.num_ablations,
+            **numbers,
+        },
         baseline=found.pooled(found.shares, first=1).astype(np.float32) if has_baseline else None,
         kind="difference" if is_map else "ranking",
     )

@@ -7,7 +7,7 @@ The calls are the steps of a run (`Moment`, control network and denoising networ
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import nn
@@ -29,6 +29,7 @@ from colorlab.sampling.state import State
 
 __all__ = [
     "CONTROL_NETWORK",
+    "ModelCall",
     "Moment",
     "Replay",
     "judge",
@@ -44,8 +45,33 @@ CONTROL_NETWORK = "control_network"
 """Component that every step asks before the denoising network, and what stands in front of its sites."""
 
 
+class ModelCall:
+    """What all calls of a loaded model have in common, steps as well as encodings and decodings."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def method(self) -> Method:
+            """The loaded model; a field or a property of the calls themselves."""
+
+    @property
+    def sample_row(self) -> int:
+        """A run is one picture."""
+        return 0
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """The lock of the model."""
+        return self.method.lock
+
+    @property
+    def owner(self) -> Method:
+        """The loaded model."""
+        return self.method
+
+
 @dataclass(frozen=True, eq=False)
-class Moment:
+class Moment(ModelCall):
     """A step of a run as it was taken: everything a replay needs; a `PastStep`.
 
     Args:
@@ -81,11 +107,6 @@ class Moment:
         return len(self.state.latents)
 
     @property
-    def sample_row(self) -> int:
-        """A run is one picture."""
-        return 0
-
-    @property
     def network(self) -> nn.Module:
         """The denoising network."""
         network: nn.Module = self.method.unet
@@ -100,16 +121,6 @@ class Moment:
     def sites(self) -> tuple[Site, ...]:
         """All inspectable places of these networks."""
         return step_sites(self.method, self.state.latents.shape)
-
-    @property
-    def lock(self) -> AbstractContextManager[Any]:
-        """The lock of the model."""
-        return self.method.lock
-
-    @property
-    def owner(self) -> Method:
-        """The loaded model."""
-        return self.method
 
     @property
     def reader(self) -> Method:

@@ -19,7 +19,7 @@ from colorlab.runs.run import Run
 from colorlab.runs.segments import Segment, initial_state
 from colorlab.sampling.state import State
 
-__all__ = ["SeededPicture", "chroma_spread", "plan_seeds"]
+__all__ = ["SeededPicture", "chroma_spread", "chroma_spread_by_chance", "plan_seeds"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +90,18 @@ def chroma_spread(images: Sequence[np.ndarray]) -> np.ndarray:
     return _spread(_chromas(images)).numpy()
 
 
+def chroma_spread_by_chance(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean spread (H, W) when each picture after the first is moved at random, 16 draws."""
+    chromas = _chromas(images)
+    size = (chromas.shape[-2], chromas.shape[-1])
+    moves = iter(random_shifts(size, NUM_RANDOM_SHIFTS * (len(chromas) - 1)))
+    draws = []
+    for _ in range(NUM_RANDOM_SHIFTS):
+        moved = [part.roll(next(moves), dims=(1, 2)) for part in chromas[1:]]
+        draws.append(_spread(torch.stack([chromas[0], *moved])))
+    return torch.stack(draws).mean(dim=0).numpy()
+
+
 def _sample(run: Run, offsets: Sequence[int]) -> Iterator[list[SeededPicture]]:
     """Take all steps of a run with several seeds together; yields after every call, the pictures with the last one."""
     method, states = run.method, [_initial(run, offset) for offset in offsets]
@@ -140,25 +152,12 @@ def _spread(chromas: torch.Tensor) -> torch.Tensor:
     return (squares / (len(chromas) - 1)).sqrt()
 
 
-def _spread_by_chance(chromas: torch.Tensor) -> torch.Tensor:
-    """Return the mean spread when each picture after the first is moved at random, 16 draws."""
-    size = (chromas.shape[-2], chromas.shape[-1])
-    moves = iter(random_shifts(size, NUM_RANDOM_SHIFTS * (len(chromas) - 1)))
-    draws = []
-    for _ in range(NUM_RANDOM_SHIFTS):
-        moved = [part.roll(next(moves), dims=(1, 2)) for part in chromas[1:]]
-        draws.append(_spread(torch.stack([chromas[0], *moved])))
-    return torch.stack(draws).mean(dim=0)
-
-
 def _show(run: Run, parts: list[SeededPicture], baseline: bool) -> Exhibit:
     """Put spread map and pictures together."""
-    chromas, null = _chromas([part.image for part in parts]), None
-    spread = _spread(chromas)
-    if baseline:
-        null = _spread_by_chance(chromas).numpy()
+    images = [part.image for part in parts]
+    spread = chroma_spread(images)
     return Exhibit(
-        array=spread.numpy(),
+        array=spread,
         axes=("H", "W"),
         unit=CHROMA_UNIT,
         caption=(
@@ -166,7 +165,7 @@ def _show(run: Run, parts: list[SeededPicture], baseline: bool) -> Exhibit:
             f"{float(spread.mean()):.1f}."
         ),
         provenance={**origin(run, None, "seeds"), "seeds": [part.seed for part in parts]},
-        baseline=null,
+        baseline=chroma_spread_by_chance(images) if baseline else None,
         kind="gallery",
         pictures={f"seed {part.seed}": part.image for part in parts},
     )

@@ -50,6 +50,7 @@ class Findings:
         self, final: torch.Tensor, parts: Sequence[Ablation], number: int, orders: Sequence[tuple[int, ...]]
     ) -> None:
         by_set = {part.removed: part.ab.double().numpy() for part in parts}
+        self.num_ablations = len(parts)
         self.final, self.prior = final.double().numpy(), by_set[frozenset(range(number))]
         direction = self.final - self.prior
         squared = (direction**2).sum(axis=0)

@@ -9,7 +9,7 @@ from colorlab.inspection.chroma import DecoderName
 from colorlab.inspection.heads import plan_head_ranking
 from colorlab.inspection.levels import plan_levels
 from colorlab.inspection.phrases import plan_phrase_iou
-from colorlab.inspection.provenance import Attribution, plan_provenance
+from colorlab.inspection.provenance import Attribution, Removal, plan_provenance
 from colorlab.inspection.seeds import plan_seeds
 from colorlab.inspection.study import Study
 from colorlab.networks.sites import ATTENTION_KINDS, SiteKind
@@ -52,6 +52,7 @@ class StudyMenu(Generic[Answer]):
         region: Any = None,
         decoder: DecoderName = "model",
         batch_size: int = 4,
+        baseline: bool = False,
         progress: bool = True,
     ) -> Answer:
         """Rank attention heads by how much chroma of the clean prediction moves when each is ablated at a step.
@@ -63,12 +64,20 @@ class StudyMenu(Generic[Answer]):
             region: mask (H, W) of the picture, or a stroke; None for everywhere.
             decoder: "model" or "linear".
             batch_size: heads that share a network call.
+            baseline: whether to add what each head moves in the region elsewhere.
             progress: whether to show a bar.
 
         See `colorlab.inspection.heads.plan_head_ranking`.
         """
         study = plan_head_ranking(
-            self.run, step, site=site, kind=kind, region=region, decoder=decoder, batch_size=batch_size
+            self.run,
+            step,
+            site=site,
+            kind=kind,
+            region=region,
+            decoder=decoder,
+            batch_size=batch_size,
+            baseline=baseline,
         )
         return self._answer(study, progress)
 
@@ -106,12 +115,9 @@ class StudyMenu(Generic[Answer]):
             baseline: whether to add the mean of places elsewhere.
             progress: whether to show a bar.
 
-        See `colorlab.inspection.provenance.plan_provenance`.
+        See `colorlab.inspection.provenance.plan_provenance` and `Removal` there.
         """
-        study = plan_provenance(
-            self.run,
-            pixel=pixel,
-            region=region,
+        removal = Removal(
             attribution=attribution,
             num_orders=num_orders,
             words=words,
@@ -119,21 +125,23 @@ class StudyMenu(Generic[Answer]):
             exemplar_grid=exemplar_grid,
             fast=fast,
             steps=steps,
-            batch_size=batch_size,
-            baseline=baseline,
         )
+        study = plan_provenance(self.run, removal, pixel=pixel, region=region, batch_size=batch_size, baseline=baseline)
         return self._answer(study, progress)
 
-    def levels(self, prompts: Mapping[str, str] | None = None, *, progress: bool = True) -> Answer:
+    def levels(
+        self, prompts: Mapping[str, str] | None = None, *, baseline: bool = False, progress: bool = True
+    ) -> Answer:
         """Make the picture under several descriptions: complete, partial, scarce and empty, all else equal.
 
         Args:
             prompts: descriptions by the names of their levels; None takes color words out of the run's own prompt.
+            baseline: whether to add the spread of pictures moved at random.
             progress: whether to show a bar.
 
         See `colorlab.inspection.levels.plan_levels`.
         """
-        return self._answer(plan_levels(self.run, prompts), progress)
+        return self._answer(plan_levels(self.run, prompts, baseline=baseline), progress)
 
     def phrase_iou(self, *, steps: Sequence[int] | None = None, progress: bool = True) -> Answer:
         """Measure by step how well the attention of masked phrases covers their masks, with guidance and without.

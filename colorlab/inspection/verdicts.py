@@ -83,6 +83,9 @@ def compare_pictures(
 
 def _difference(kept: torch.Tensor, replayed: torch.Tensor) -> float:
     """Return the largest difference over the largest value; what is all zero agrees with zeros alone."""
+    if not kept.numel():
+        # Of nothing there is nothing to differ in: a part that was not given, of equal shape by now.
+        return 0.0
     largest, apart = float(kept.abs().max()), float((replayed - kept).abs().max())
     return apart / largest if largest else (0.0 if apart == 0 else float("inf"))
 

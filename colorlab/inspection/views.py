@@ -9,7 +9,7 @@ import torch
 
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
-from colorlab.inspection.baselines import random_shifts, random_walk, shuffled_moment
+from colorlab.inspection.baselines import elsewhere, random_walk, shuffled_moment
 from colorlab.inspection.codings import as_step, call_of, choose_pass, where_asked
 from colorlab.inspection.moments import Askable, PastCall
 from colorlab.inspection.replay import moment_of, watch_call
@@ -191,7 +191,7 @@ def features(run: Askable, step: int, site: str, *, guidance_pass: str = "cond",
 def _features_by_chance(call: PastCall, site: Site, guidance_pass: str, read: torch.Tensor) -> torch.Tensor:
     """Return features (C, h, w) of a site with the words in another order, or without words those of other places."""
     if call.guidance_passes is None:
-        return torch.stack([read.roll(move, dims=(1, 2)) for move in random_shifts(site.grid)]).float().mean(dim=0)
+        return elsewhere(read)
     with call.lock, torch.no_grad():
         shuffled = shuffled_moment(as_step(call, "a baseline"), guidance_pass)
         readings, _ = watch_call(shuffled, [site], wanted_passes=[guidance_pass])

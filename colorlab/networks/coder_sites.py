@@ -1,9 +1,10 @@
-"""Sites of what encodes and decodes: autoencoders, luminance encoders, the towers of CLIP.
+"""Sites of what encodes and decodes: autoencoders, luminance encoders, sketch encoders, the towers of CLIP.
 
 | network | sites | where features are read |
 | --- | --- | --- |
 | `vae.encoder`, `vae.decoder`, `luminance_encoder` | residual blocks, levels, attention | input of the next module |
-| `text_encoder`, `image_encoder` | transformer layers | output of the layer; a cell is a token |
+| `sketch_encoder` | stem, stages, and the hints (`zero_convs`) | output of the module |
+| `text_encoder`, `image_encoder`, `projected_...` | transformer layers | output of the layer; a cell is a token |
 
 Methods call the parts of a decoder one by one, to add luminance taps or deformable units between them. The blocks
 themselves may then never be called, so that only what the next module receives tells what went on from there.
@@ -16,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from colorlab.networks.sites import Site, SiteKind
+from colorlab.networks.sketch_encoder import SketchEncoder
 
 __all__ = ["coder_networks", "coder_sites", "is_decoder"]
 
@@ -50,15 +52,19 @@ def coder_networks(components: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
         components: networks by name.
 
     Returns:
-        By the name that stands in front of the paths of their sites.
+        By the name that stands in front of the paths of their sites; of a tower of CLIP with a projection behind it,
+        the tower.
     """
     found: dict[str, nn.Module] = {}
     for name, component in components.items():
         parts = dict(component.named_children())
+        towers = [part for part in parts.values() if "encoder" in dict(part.named_children())]
         if {"encoder", "decoder"} <= set(parts):
             found |= {f"{name}.{part}": parts[part] for part in ("encoder", "decoder")}
-        elif "encoder" in parts:
+        elif "encoder" in parts or isinstance(component, SketchEncoder):
             found[name] = component
+        elif len(towers) == 1:
+            found[name] = towers[0]
     return found
 
 
@@ -79,6 +85,8 @@ def coder_sites(network: nn.Module, name: str, latent_grid: tuple[int, int], lat
     coder: Any = network
     if hasattr(coder, "encoder") and hasattr(coder.encoder, "layers"):
         return tuple(_layers(coder, name))
+    if isinstance(network, SketchEncoder):
+        return tuple(_hint_sites(network, name, latent_grid))
     if is_decoder(network):
         return _chain(list(_decoder_parts(coder, latent_grid)), name, end="conv_norm_out")
     size = (latent_grid[0] * latent_factor, latent_grid[1] * latent_factor)
@@ -98,6 +106,19 @@ def _layers(tower: Any, name: str) -> Iterator[Site]:
         grid = (side, side)
     for index in range(len(tower.encoder.layers)):
         yield Site(f"{name}.encoder.layers.{index}", "block", grid, 0, config.hidden_size, network=name)
+
+
+def _hint_sites(encoder: SketchEncoder, name: str, grid: tuple[int, int]) -> Iterator[Site]:
+    """Name the features of a sketch encoder in order of computation, behind each the hint that is made of it."""
+    features: list[tuple[str, Any]] = [("stem", encoder.stem)]
+    features += [(f"stages.{index}", stage) for index, stage in enumerate(encoder.stages)]
+    for index, (path, module) in enumerate(features):
+        # A stage halves the size in its first convolution, if it does.
+        if index and module[1].stride[0] > 1:
+            grid = (-(-grid[0] // 2), -(-grid[1] // 2))
+        channels = int(module[-1].out_channels)
+        yield Site(f"{name}.{path}", "block", grid, 0, channels, network=name)
+        yield Site(f"{name}.zero_convs.{index}", "block", grid, 0, channels, network=name)
 
 
 def _decoder_parts(decoder: Any, grid: tuple[int, int]) -> Iterator[_Part]:

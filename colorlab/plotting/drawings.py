@@ -77,11 +77,16 @@ def draw_gallery(exhibit: Exhibit) -> LabFigure:
 
 @register_drawing("difference")
 def draw_difference(exhibit: Exhibit) -> LabFigure:
-    """Draw an exhibit of signed values as a map, one for each label if it has three axes; white is no difference."""
+    """Draw an exhibit of signed values as a map, one for each label if it has three axes; white is no difference.
+
+    A map of two axes has its null baseline beside it.
+    """
     if exhibit.array.ndim != 2:
         _require_axes(exhibit, 3)
     maps = exhibit.array if exhibit.array.ndim == 3 else exhibit.array[None]
     titles = list(exhibit.provenance.get("labels", ())) if exhibit.array.ndim == 3 else [""]
+    if exhibit.baseline is not None and exhibit.array.ndim == 2:
+        maps, titles = np.stack([exhibit.array, exhibit.baseline]), ["found", "null baseline"]
     columns = len(maps) if len(maps) <= 4 else math.ceil(math.sqrt(len(maps)))
     cell_px = 2 * CELL_PX if len(maps) == 1 else CELL_PX
     figure, cells = grid_of_cells(len(maps), columns, cell_px, aspect=maps.shape[1] / maps.shape[2])
@@ -96,14 +101,16 @@ def draw_difference(exhibit: Exhibit) -> LabFigure:
 
 @register_drawing("maps")
 def draw_maps(exhibit: Exhibit) -> LabFigure:
-    """Draw an exhibit of three axes as maps on one scale, with the labels of its provenance."""
+    """Draw an exhibit of three axes as maps on one scale, with the labels of its provenance; null baselines below."""
     _require_axes(exhibit, 3)
-    labels = [str(label) for label in exhibit.provenance.get("labels", range(len(exhibit.array)))]
-    limits = value_range(exhibit.array)
-    figure, cells = grid_of_cells(
-        len(labels), min(len(labels), 5), CELL_PX, aspect=exhibit.array.shape[1] / exhibit.array.shape[2]
-    )
-    for cell, values, label in zip(cells, exhibit.array, labels, strict=True):
+    maps, labels = exhibit.array, [str(label) for label in exhibit.provenance.get("labels", range(len(exhibit.array)))]
+    columns = min(len(labels), 5)
+    if exhibit.baseline is not None:
+        maps = np.concatenate([maps, exhibit.baseline])
+        labels += [f"{label}, null baseline" for label in labels]
+    limits = value_range(maps)
+    figure, cells = grid_of_cells(len(labels), columns, CELL_PX, aspect=maps.shape[1] / maps.shape[2])
+    for cell, values, label in zip(cells, maps, labels, strict=True):
         drawn = show_map(cell, values, limits, label)
     figure.colorbar(drawn, ax=cells, label=exhibit.unit, fraction=0.046)
     return _with_caption(figure, exhibit)

@@ -140,11 +140,17 @@ class RunQueries(Queries):
     """What can be asked about a run besides: it knows its edits, and can sample anew."""
 
     def effect(
-        self, step: int, *, word: str | None = None, occurrence: int = 0, guidance_pass: str = "cond"
+        self,
+        step: int,
+        *,
+        word: str | None = None,
+        occurrence: int = 0,
+        guidance_pass: str = "cond",
+        baseline: bool = False,
     ) -> Exhibit:
         """Show what the edits of a branch change at a step (replay); see `colorlab.inspection.effects.effect`."""
         exhibit: Exhibit = _inspection("effects").effect(
-            self, step, word=word, occurrence=occurrence, guidance_pass=guidance_pass
+            self, step, word=word, occurrence=occurrence, guidance_pass=guidance_pass, baseline=baseline
         )
         return exhibit
 
@@ -153,9 +159,11 @@ class RunQueries(Queries):
         exhibit: Exhibit = _inspection("phrases").pairing(self)
         return exhibit
 
-    def phrase(self, step: int, name: str, *, shown: str = "attention", site: str = "*") -> Exhibit:
+    def phrase(
+        self, step: int, name: str, *, shown: str = "attention", site: str = "*", baseline: bool = False
+    ) -> Exhibit:
         """Show where a masked phrase looks, before and after guidance (replay); see `inspection.phrases.phrase`."""
-        exhibit: Exhibit = _inspection("phrases").phrase(self, step, name, shown=shown, site=site)
+        exhibit: Exhibit = _inspection("phrases").phrase(self, step, name, shown=shown, site=site, baseline=baseline)
         return exhibit
 
     def position_weights(

@@ -2,7 +2,9 @@
 
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tiny import tiny_colorizer, tiny_picture, tiny_tokenizer
 
@@ -79,6 +81,32 @@ def test_a_bound_above_the_target_misses_it(bench):
     assert bench.Row("", [1.0] * 30, 1.03).is_reached
     assert not bench.Row("", [1.0] * 18 + [2.0] * 12, 1.03).is_reached
     assert str(bench.Row("what", [20.0] * 5, 30, "ms")) == "| what | 20.0 ms | 20.0 ms | at most 30.0 ms | reached |"
+
+
+def test_shares_of_provenance_are_those_of_the_study_at_each_place():
+    bench = script("provenance")
+    mask = np.zeros((40, 56), dtype=bool)
+    mask[:20, :20] = True
+    run = tiny_colorizer().start(tiny_picture(), prompt="a red car")
+    with pytest.MonkeyPatch.context() as patch:
+        # Tiny models move colors little.
+        patch.setattr("colorlab.inspection.shares.LEAST_DIRECTION", 1e-3)
+        found = bench.shares(bench.Case(run, bench.Removal(words=["car"]), 0, mask))
+        for place, share in zip((mask, ~mask), found, strict=True):
+            expected = run.study.provenance(words=["car"], region=place, progress=False).array[0]
+            assert share == pytest.approx(expected, abs=1e-4)
+    rows = bench.rows_of("words", np.array([[0.8, 0.1], [0.5, 0.6], [np.nan, 0.2]]))
+    assert [row.num for row in rows] == [2] * 4
+    assert [row.value for row in rows] == pytest.approx([65, 35, 30, 50])
+    for cases in bench.CASES.values():
+        case = next(cases(start_anything(), 2))
+        assert case.mask.any()
+        assert not case.mask.all()
+
+
+def start_anything():
+    """Return what is asked to start runs and keeps nothing: the cases themselves are looked at."""
+    return SimpleNamespace(start=lambda *args, **kwargs: None)
 
 
 def test_the_gpu_command_works_without_a_gpu(capsys):

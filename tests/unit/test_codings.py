@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_colorizer, tiny_ctrlcolor, tiny_picture
+from tiny import tiny_colorizediffusion, tiny_colorizer, tiny_ctrlcolor, tiny_picture
 
 import colorlab
 from colorlab.errors import RangeError, StateError
@@ -58,6 +58,32 @@ def test_every_network_of_a_model_can_be_read_and_replays_exactly(lcad, ctrlcolo
             assert exhibit.verdict == "exact"
             assert exhibit.array.shape == exhibit.baseline.shape == (*site.grid, 3)
             assert not np.array_equal(exhibit.array, exhibit.baseline)
+
+
+def test_a_sketch_encoder_is_read_stage_by_stage_and_its_hints_are_what_was_prepared():
+    sketch = np.ones((40, 56), np.float32)
+    sketch[10:30, 20] = sketch[10, 20:40] = 0
+    given = {"sketch": sketch, "exemplar": EXEMPLAR, "manipulations": [colorlab.Manipulation("blue", 4.0)]}
+    run = tiny_colorizer(tiny_colorizediffusion()).start(**given, num_inference_steps=1)
+    towers = {"projected_text_encoder", "projected_image_encoder"}
+    assert set(networks_of(run)) == {"", "sketch_encoder", "vae.encoder", "vae.decoder", *towers}
+    sites = run.sites("sketch_encoder.*")
+    parts = ["stem", "zero_convs.0", "stages.0", "zero_convs.1", "stages.1", "zero_convs.2"]
+    assert [site.path.removeprefix("sketch_encoder.") for site in sites] == parts
+    height, width = run.state.latents.shape[-2:]
+    assert [site.grid for site in sites] == [(height, width)] * 2 + [(height // 2, width // 2)] * 4
+    prepared = run.segments[0].prepared
+    for index, hint in enumerate(prepared.hints):
+        assert torch.equal(read(run, 0, f"sketch_encoder.zero_convs.{index}").get("features"), hint)
+        # Blank paper is the second call.
+        blank = read(run, 0, f"sketch_encoder.zero_convs.{index}", "call 1").get("features")
+        assert torch.equal(blank, prepared.blank_hints[index])
+        assert not torch.equal(blank, hint)
+    for name in ("sketch_encoder.stages.0", *(f"{tower}.encoder.layers.0" for tower in towers)):
+        exhibit = run.features(0, name, baseline=True)
+        assert exhibit.verdict == "exact"
+        assert exhibit.array.std() > 0
+        assert exhibit.array.shape == exhibit.baseline.shape
 
 
 @pytest.mark.parametrize("model", ["lcad", "ctrlcolor"])

@@ -448,6 +448,13 @@ def test_the_effect_of_edits_is_shown(run, source):
     assert run.attention(0, word="red").provenance["before_edits"] == []
     assert not finished(run, edits.Reweight("red", 1.0)).effect(2).array.any()
     assert shown.plot().to_png()[:4] == b"\x89PNG"
+    for asked in ({"word": "red"}, {}):
+        by_chance = removed.effect(0, **asked, baseline=True)
+        assert np.array_equal(by_chance.array, removed.effect(0, **asked).array)
+        assert by_chance.baseline.mean() == pytest.approx(by_chance.array.mean(), rel=1e-5)
+        assert by_chance.baseline.std() < by_chance.array.std()
+        assert by_chance.plot().to_png()[:4] == b"\x89PNG"
+        assert {"query", "model", "weights", "run", "step"} <= set(by_chance.provenance)
     with pytest.raises(RangeError, match="'boat' is not in 'a red car'"):
         removed.effect(0, word="boat")
     moved = finished(run, edits.PatchLatents(source, MASK, steps=range(1, 2)))

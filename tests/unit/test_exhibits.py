@@ -1,4 +1,5 @@
 import csv
+import importlib
 import pickle
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from colorlab.exhibits import Exhibit, drawing_names, register_drawing
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # Before, so that the drawings of colorlab, which register but once, are not those that are thrown away.
+    importlib.import_module(exhibits._DRAWING_MODULE)
     monkeypatch.setattr(exhibits, "_DRAWINGS", {})
     return
 
@@ -98,6 +101,8 @@ def test_repr_tells_shape_range_and_verdict() -> None:
         repr(heat())
         == "<Exhibit heatmap (h 2 x w 3), 0 to 1 share, verdict exact, with baseline: Where the word looks.>"
     )
+    assert ", all NaN share, verdict refused" in repr(heat(array=np.full((2, 3), np.nan), verdict="refused"))
+    assert ", 1 to 1 share" in repr(heat(array=np.array([[1.0, np.nan, 1.0]] * 2)))
     assert "one value" in repr(Exhibit(array=3.0, axes=(), unit="", caption="A number."))  # type: ignore[arg-type]
 
 

@@ -7,6 +7,7 @@ from tiny import tiny_colorizer, tiny_picture
 
 from colorlab.color import rgb_to_lab
 from colorlab.errors import RangeError, StateError
+from colorlab.inspection.baselines import random_shifts
 from colorlab.inspection.chroma import chroma_distance, decode_chroma
 from colorlab.inspection.heads import Head, ablate_heads, mean_attention
 from colorlab.inspection.replay import moment_of, replay_step, run_sites
@@ -101,6 +102,14 @@ def test_a_region_and_a_pattern_narrow_the_question(run):
     with torch.no_grad():
         after = decode_chroma(run.method, moment.segment, brute_force(moment, head))
     assert found.array[0] == pytest.approx(float(chroma_distance(before, after)[:10, :20].mean()), abs=1e-3)
+    with_chance = run.study.head_ranking(1, site=CROSS, region=mask, baseline=True, progress=False)
+    distance = chroma_distance(before, after)
+    moved = [distance[torch.tensor(mask).roll(move, dims=(0, 1))].mean() for move in random_shifts(SIZE)]
+    assert np.array_equal(with_chance.array, found.array)
+    assert with_chance.baseline[0] == pytest.approx(float(torch.stack(moved).mean()), abs=1e-3)
+    assert with_chance._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(RangeError, match="no region came"):
+        run.study.head_ranking(1, baseline=True)
     cross = run.study.head_ranking(1, kind="attn2", progress=False)
     assert cross.array.size == sum(site.heads for site in run_sites(run) if site.kind == "attn2")
     linear = run.study.head_ranking(1, site=CROSS, region=mask, decoder="linear", progress=False)

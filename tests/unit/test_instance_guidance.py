@@ -151,7 +151,9 @@ def test_exhibits(colorizer):
     assert len(table.pictures) == 2
     assert table.array.tolist() == pytest.approx([LEFT.mean(), RIGHT.mean()])
     for shown in ("attention", "scores"):
-        maps = run.phrase(1, "a", shown=shown)
+        maps = run.phrase(1, "a", shown=shown, baseline=True)
+        assert maps.baseline.shape == maps.array.shape
+        assert maps.baseline.mean(axis=(1, 2)) == pytest.approx(maps.array.mean(axis=(1, 2)), rel=1e-4)
         assert maps.array.shape[0] == 2
         assert maps.verdict == "exact"
         assert not np.allclose(maps.array[0], maps.array[1])

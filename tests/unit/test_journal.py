@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 import warnings
+from contextlib import contextmanager
 
 import pytest
 from run_files import assert_same_run, assert_same_tree, small_files, verdicts
@@ -14,6 +15,7 @@ from tiny import tiny_colorizer, tiny_picture
 import colorlab
 from colorlab.errors import RunFileError
 from colorlab.runs import journal as runs_journal
+from colorlab.runs import run_file
 from colorlab.runs.run_file import read_archive
 
 STEP = "step-{:08d}.safetensors"
@@ -268,6 +270,79 @@ def test_cut_at_fifty_random_bytes_at_most_the_last_step_is_lost(folder, picture
         if case % 10 == 0:
             opened.autosave(cut)
             assert opened.finish(progress=False).state.equals(run.state)
+
+
+class DyingFile:
+    """A file whose process is killed when so many bytes are written, over all such files."""
+
+    def __init__(self, file, left):
+        self.file, self.left = file, left
+
+    def write(self, data):
+        if len(data) >= self.left[0]:
+            self.file.write(data[: self.left[0]])
+            self.file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left[0] -= len(data)
+        return self.file.write(data)
+
+
+def work(colorizer, folder, path, report):
+    """Sample with autosave, save in the middle and at the end, and report each step once it is taken."""
+    run = colorizer.start(tiny_picture(16, 16), prompt="a red car", num_inference_steps=6)
+    run.autosave(folder)
+    for state in run:
+        report(b".")
+        if state.step_index in (3, 6):
+            run.save(path)
+    run.tree.journal.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_killed_at_fifty_random_bytes_of_all_that_is_written(tmp_path, monkeypatch):
+    """The process dies in the middle of a write: of an entry, of the base, of the run file, each by its size."""
+    colorizer, chance, real = tiny_colorizer(), random.Random(1), run_file.atomic_file
+    left = [10**12]
+
+    @contextmanager
+    def dying(path, **options):
+        with real(path, **options) as file:
+            yield DyingFile(file, left)
+
+    monkeypatch.setattr(run_file, "atomic_file", dying)
+    work(colorizer, tmp_path / "whole", tmp_path / "whole.colorlab", lambda sign: None)
+    total = 10**12 - left[0]
+    whole = colorlab.open(tmp_path / "whole.colorlab", colorizer)
+    outcomes = set()
+    for case in range(50):
+        folder, path, reported = tmp_path / f"work-{case}", tmp_path / f"{case}.colorlab", tmp_path / f"{case}.txt"
+        # The times in the files differ by a few bytes from one process to the next.
+        left[0] = chance.randrange(1, total - 200)
+        child = os.fork()
+        if child == 0:
+            try:
+                with reported.open("wb", buffering=0) as report:
+                    work(colorizer, folder, path, report.write)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status), case
+        num_taken = len(reported.read_bytes())
+        outcomes.add((num_taken, path.exists()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            if not (folder / "base.colorlab").exists():
+                assert num_taken == 0
+                continue
+            opened = colorlab.open(folder, colorizer)
+            saved = colorlab.open(path, colorizer).step_index if path.exists() else 0
+        assert num_taken - 1 <= opened.step_index <= num_taken + 1
+        assert all(mine.equals(its) for mine, its in zip(opened.states, whole.states, strict=False))
+        assert saved in ((0, 3) if num_taken < 6 else (3, 6))
+    # It died at many different moments, before the first save and after it.
+    assert len(outcomes) >= 6
+    assert {has_file for _, has_file in outcomes} == {False, True}
 
 
 def sample_until_killed(folder, path, report):

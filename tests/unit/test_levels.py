@@ -25,7 +25,9 @@ def test_color_words_are_taken_out_one_level_after_the_other():
 
 def test_the_panel_shows_one_picture_under_all_levels():
     run = tiny_colorizer().start(gray=tiny_picture(), prompt="red ab", seed=3)
-    panel = run.study.levels({"one": "red ab", "two": "cd"}, progress=False)
+    panel = run.study.levels({"one": "red ab", "two": "cd"}, baseline=True, progress=False)
+    assert panel.baseline.shape == panel.array.shape
+    assert np.isfinite(panel.baseline).all()
     assert list(panel.pictures) == ["one", "two"]
     assert panel.array.shape == tiny_picture().shape
     assert np.array_equal(panel.pictures["one"], run.finish(progress=False).image)

@@ -25,6 +25,7 @@ from colorlab.training.scenes import make_scene
 CROSS = "mid_block.attentions.0.transformer_blocks.0.attn2"
 SELF = "up_blocks.1.attentions.0.transformer_blocks.0.attn1"
 SIZE = (30, 110)
+LEFT = np.arange(64) < np.full((64, 1), 20)
 NUM_PATCHES = 9
 
 
@@ -187,9 +188,12 @@ def large_run():
         {"word": "teal"},
         {"pixel": (9, 9)},
         {"pixel": (9, 9), "direction": "to"},
+        {"region": LEFT},
+        {"region": LEFT, "direction": "to", "baseline": True},
         {"measure": "entropy"},
+        {"measure": "spread"},
     ],
-    ids=str,
+    ids=lambda asked: "-".join(asked),
 )
 def test_the_memory_of_a_query_stays_below_its_budget_at_4096_positions(large_run, asked):
     site = max((s for s in run_sites(large_run) if s.is_attention), key=lambda s: s.num_positions)
