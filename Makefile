@@ -36,7 +36,7 @@ test: $(TEST_STAMP)
 		--nbval-cell-timeout 300 $(PYTEST_FLAGS)
 
 # Every figure of docs/figures.md, measured anew:  make -j2 figures PHOTOS=DIR JUDGE=DIR  (about 30 minutes).
-FIGURES := $(addprefix docs/figures/,scenes.md instances.md masks.md solvers.md photographs.md clip.md ctrlcolor.md ablations.md provenance.md judge.md speed.md inspection.md)
+FIGURES := $(addprefix docs/figures/,scenes.md instances.md masks.md solvers.md photographs.md clip.md ctrlcolor.md flicker.md ablations.md provenance.md judge.md speed.md inspection.md)
 
 figures: $(FIGURES)
 	@{ printf '# Figures\n\nMeasured by `make -j2 figures PHOTOS=DIR JUDGE=DIR`, where PHOTOS holds validation photographs'; \
@@ -58,6 +58,7 @@ docs/figures/photographs.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/
 docs/figures/clip.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/clip --scenes 200 --images "$(PHOTOS)" > $@
 # It times pictures, too: with nothing beside it, as those of speed.
 docs/figures/ctrlcolor.md: docs/figures/inspection.md ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/ctrlcolor --scenes 200 > $@
+docs/figures/flicker.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/ctrlcolor --clips 8 > $@
 docs/figures/ablations.md: ; @mkdir -p $(@D) && for model in lcad ctrlcolor; do $(RUN) colorlab ablate mini/$$model; echo; done > $@
 docs/figures/provenance.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/provenance.py > $@
 docs/figures/judge.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/judge.py --judge "$(JUDGE)" --photos "$(PHOTOS)" > $@

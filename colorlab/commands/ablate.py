@@ -1,15 +1,9 @@
 """`colorlab ablate`: what each mechanism of a model does to the number it exists for."""
 
-from collections.abc import Sequence
-
-import numpy as np
-
 from colorlab.commands.catalog import load_colorizer
-from colorlab.commands.evaluate import to_json, to_tables
-from colorlab.conditioning import Conditioning
+from colorlab.commands.evaluate import print_tables, to_json
 from colorlab.evaluation.ablations import evaluate_ablations
-from colorlab.evaluation.batches import colorize_all
-from colorlab.settings import Settings
+from colorlab.evaluation.batches import PictureMaker
 
 
 def ablate_model(model: str, *, num_scenes: int, device: str, as_json: bool) -> None:
@@ -25,10 +19,8 @@ def ablate_model(model: str, *, num_scenes: int, device: str, as_json: bool) -> 
         BadUsageError: the model colors no gray pictures.
     """
     colorizer = load_colorizer(model, device=device)
-
-    def colorize(conditionings: Sequence[Conditioning], settings: Settings, label: str) -> Sequence[np.ndarray]:
-        return colorize_all(colorizer.method, conditionings, settings, label=label)
-
-    report = evaluate_ablations(colorize, colorizer.method.mechanisms, colorizer.settings, num_scenes)
-    write = to_json if as_json else to_tables
-    print(write(colorizer, colorizer.settings, [report]))
+    method, settings = colorizer.method, colorizer.settings
+    report = evaluate_ablations(PictureMaker(method), method.mechanisms, settings, num_scenes)
+    reports = [report] if as_json else list(print_tables(colorizer, settings, [report]))
+    if as_json:
+        print(to_json(colorizer, settings, reports))

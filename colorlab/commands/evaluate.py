@@ -1,7 +1,7 @@
 """`colorlab evaluate`: the numbers of a model card."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from colorlab.conditioning import Conditioning
 from colorlab.data import data_folder
 from colorlab.errors import WeightsError
 from colorlab.evaluation.autoencoder import evaluate_autoencoder
-from colorlab.evaluation.batches import colorize_all
+from colorlab.evaluation.batches import PictureMaker
 from colorlab.evaluation.clip import evaluate_clip
 from colorlab.evaluation.costs import evaluate_costs
 from colorlab.evaluation.exemplars import evaluate_exemplars
@@ -30,7 +30,7 @@ from colorlab.evaluation.report import Report
 from colorlab.evaluation.scenes import evaluate_scenes
 from colorlab.evaluation.sketches import evaluate_sketches
 from colorlab.evaluation.solver_speed import evaluate_solvers
-from colorlab.evaluation.strokes import evaluate_strokes
+from colorlab.evaluation.strokes import ColorizeWith, evaluate_strokes
 from colorlab.evaluation.token_edits import evaluate_token_edits
 from colorlab.mechanisms.instance_guidance import InstanceGuidance
 from colorlab.segmentation import AttentionSegmenter
@@ -88,52 +88,57 @@ def evaluate_model(
     folder = _clip_folder(model)
     if folder is not None:
         report = evaluate_clip(folder, num_scenes or 0, [p.image for p in photographs], [p.label for p in photographs])
-        table, text = report.to_table(), report.to_json()
+        text = report.to_json()
+        if not as_json:
+            print(report.to_table())
     else:
-        table, text = _evaluate_colorizer(
-            load_colorizer(model, device=device), num_scenes, num_clips, protocol, photographs, given, uses_labels
-        )
+        colorizer = load_colorizer(model, device=device)
+        in_force = colorizer.settings.replace(**given)
+        measured = _reports(colorizer, in_force, num_scenes, num_clips, protocol, photographs, uses_labels)
+        reports = list(measured if as_json else print_tables(colorizer, in_force, measured))
+        text = to_json(colorizer, in_force, reports)
+    if as_json:
+        print(text)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
-    print(text if as_json else table)
 
 
-def _evaluate_colorizer(
+def _reports(
     colorizer: Colorizer,
+    settings: Settings,
     num_scenes: int | None,
     num_clips: int | None,
     protocol: str,
     photographs: Sequence[Photograph],
-    given: dict[str, Any],
     uses_labels: bool,
-) -> tuple[str, str]:
-    """Measure a model that colors gray pictures; return the tables and the JSON."""
-    in_force = colorizer.settings.replace(**given)
+) -> Iterator[Report]:
+    """Measure a model that colors gray pictures."""
+    make = PictureMaker(colorizer.method)
 
     def colorize(conditionings: Sequence[Conditioning], label: str) -> Sequence[np.ndarray]:
-        return colorize_all(colorizer.method, conditionings, in_force, label=label)
+        return make(conditionings, settings, label)
 
-    reports: list[Report] = []
     if num_scenes is not None and protocol != "words":
-        reports.append(_masked_report(colorizer, in_force, num_scenes, protocol))
+        yield _masked_report(colorizer, make, settings, num_scenes, protocol)
     elif num_scenes is not None and "strokes" in colorizer.method.fields_read():
-        reports += _painted_reports(colorizer, in_force, num_scenes)
+        yield from _painted_reports(colorizer, make, settings, num_scenes)
     elif num_scenes is not None and "sketch" in colorizer.method.fields_read():
-        reports += _sketched_reports(colorizer, in_force, num_scenes)
+        yield from _sketched_reports(colorizer, make, settings, num_scenes)
     elif num_scenes is not None:
-        reports.append(evaluate_scenes(colorize, num_scenes))
+        yield evaluate_scenes(colorize, num_scenes)
     if num_clips is not None:
-        reports.append(evaluate_flicker(partial(color_clip, colorizer, in_force), num_clips))
+        yield evaluate_flicker(partial(color_clip, colorizer, settings), num_clips)
     if photographs:
-        reports.append(evaluate_photographs(colorize, photographs, uses_labels=uses_labels))
+        yield evaluate_photographs(colorize, photographs, uses_labels=uses_labels)
         components = colorizer.method.components
         if {"vae", "luminance_encoder"} <= set(components):
             size_px = colorizer.method.working_px
-            reports.append(evaluate_autoencoder(components, [photo.image for photo in photographs], size_px=size_px))
-    return to_tables(colorizer, in_force, reports), to_json(colorizer, in_force, reports)
+            yield evaluate_autoencoder(components, [photo.image for photo in photographs], size_px=size_px)
 
 
-def _masked_report(colorizer: Colorizer, settings: Settings, num_scenes: int, protocol: str) -> Report:
+def _masked_report(
+    colorizer: Colorizer, colorize: ColorizeWith, settings: Settings, num_scenes: int, protocol: str
+) -> Report:
     """Measure a model that reads masks of instances by one protocol.
 
     Raises:
@@ -144,39 +149,29 @@ def _masked_report(colorizer: Colorizer, settings: Settings, num_scenes: int, pr
     if protocol == "masks":
         return evaluate_masks(AttentionSegmenter(colorizer.method), num_scenes)
 
-    def colorize(conditionings: Sequence[Conditioning], varied: Settings, label: str) -> Sequence[np.ndarray]:
-        return colorize_all(colorizer.method, conditionings, varied, label=label)
-
     evaluation = evaluate_instances if protocol == "instances" else evaluate_solvers
     return evaluation(colorizer, colorize, settings, num_scenes)
 
 
-def _painted_reports(colorizer: Colorizer, settings: Settings, num_scenes: int) -> list[Report]:
+def _painted_reports(
+    colorizer: Colorizer, colorize: ColorizeWith, settings: Settings, num_scenes: int
+) -> Iterator[Report]:
     """Measure a model that reads strokes: strokes, local edits of half as many scenes, exemplars, its cost."""
-
-    def colorize(conditionings: Sequence[Conditioning], varied: Settings, label: str) -> Sequence[np.ndarray]:
-        return colorize_all(colorizer.method, conditionings, varied, label=label)
-
-    reports = [
-        evaluate_strokes(colorize, settings, num_scenes),
-        evaluate_edits(colorize, settings, max(1, num_scenes // 2)),
-    ]
+    yield evaluate_strokes(colorize, settings, num_scenes)
+    yield evaluate_edits(colorize, settings, max(1, num_scenes // 2))
     if "exemplar" in colorizer.method.fields_read():
-        reports.append(evaluate_exemplars(colorize, settings, max(2, num_scenes)))
-    return [*reports, evaluate_costs(colorizer, settings)]
+        yield evaluate_exemplars(colorize, settings, max(2, num_scenes))
+    yield evaluate_costs(colorizer, settings)
 
 
-def _sketched_reports(colorizer: Colorizer, settings: Settings, num_scenes: int) -> list[Report]:
+def _sketched_reports(
+    colorizer: Colorizer, colorize: ColorizeWith, settings: Settings, num_scenes: int
+) -> Iterator[Report]:
     """Measure a model that reads sketches: sketch and exemplar, and text edits of half as many scenes."""
-
-    def colorize(conditionings: Sequence[Conditioning], varied: Settings, label: str) -> Sequence[np.ndarray]:
-        return colorize_all(colorizer.method, conditionings, varied, label=label)
-
     method: Any = colorizer.method
-    reports = [evaluate_sketches(colorize, settings, max(2, num_scenes), reads=method.exemplar_part)]
+    yield evaluate_sketches(colorize, settings, max(2, num_scenes), reads=method.exemplar_part)
     if method.exemplar_part == "local":
-        reports.append(evaluate_token_edits(colorize, method, settings, max(1, num_scenes // 2)))
-    return reports
+        yield evaluate_token_edits(colorize, method, settings, max(1, num_scenes // 2))
 
 
 def _clip_folder(model: str) -> Path | None:
@@ -191,13 +186,16 @@ def _clip_folder(model: str) -> Path | None:
     return None
 
 
-def to_tables(colorizer: Colorizer, settings: Settings, reports: Sequence[Report]) -> str:
-    """Say what was measured, in one line, and lay out the reports."""
-    heading = (
+def print_tables(colorizer: Colorizer, settings: Settings, reports: Iterable[Report]) -> Iterator[Report]:
+    """Print each report as soon as it is there, since a protocol may take an hour, below a line on what is measured."""
+    above = (
         f"{colorizer.name}: {settings.num_inference_steps} steps, {settings.solver}, guidance scale "
-        f"{settings.guidance_scale:g}, seeds from {settings.seed}; all intervals 95 %"
+        f"{settings.guidance_scale:g}, seeds from {settings.seed}; all intervals 95 %\n"
     )
-    return "\n\n".join([heading, *(report.to_table() for report in reports)])
+    for report in reports:
+        print(f"{above}\n{report.to_table()}", flush=True)
+        above = ""
+        yield report
 
 
 def to_json(colorizer: Colorizer, settings: Settings, reports: Sequence[Report]) -> str:

@@ -13,10 +13,9 @@ from typing import Literal
 import numpy as np
 
 from colorlab.conditioning import Conditioning
-from colorlab.errors import RangeError
 from colorlab.evaluation import exemplars, instances, local_edits, scenes, strokes
 from colorlab.evaluation.chroma import chroma_difference, picture_ab
-from colorlab.evaluation.report import Estimate, Report, bootstrapped
+from colorlab.evaluation.report import Estimate, Report, bootstrapped, check_number
 from colorlab.evaluation.strokes import ColorizeWith
 from colorlab.mechanisms.base import SWITCH, Mechanism, Value
 from colorlab.settings import Settings
@@ -77,8 +76,7 @@ def evaluate_ablations(
     Raises:
         RangeError: `num_scenes` is below 1.
     """
-    if num_scenes < 1:
-        raise RangeError(f"num_scenes is {num_scenes}; expected at least 1.")
+    check_number(num_scenes)
     rows: list[Estimate] = []
     unnamed = [mechanism.name for mechanism in mechanisms if mechanism.name not in PURPOSES]
     for mechanism in mechanisms:

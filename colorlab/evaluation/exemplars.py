@@ -12,9 +12,8 @@ import numpy as np
 
 from colorlab.color import CHROMATIC_COLORS
 from colorlab.conditioning import Conditioning
-from colorlab.errors import RangeError
 from colorlab.evaluation.chroma import hue_distance, hue_histogram, picture_ab
-from colorlab.evaluation.report import Report, bootstrapped
+from colorlab.evaluation.report import Report, bootstrapped, check_number
 from colorlab.evaluation.scenes import scene_gray
 from colorlab.evaluation.strokes import ColorizeWith
 from colorlab.settings import Settings
@@ -39,8 +38,7 @@ def evaluate_exemplars(colorize: ColorizeWith, settings: Settings, num_scenes: i
     Raises:
         RangeError: `num_scenes` is below 2.
     """
-    if num_scenes < 2:
-        raise RangeError(f"num_scenes is {num_scenes}; expected at least 2, so that there is another exemplar.")
+    check_number(num_scenes, 2, why="so that there is another exemplar")
     pairs = list(islice(exemplar_pairs(size_px), num_scenes))
     exemplars = [exemplar for _, exemplar in pairs]
     shifted = [*exemplars[-1:], *exemplars[:-1]]

@@ -23,6 +23,7 @@ from colorlab.color import delta_e_2000, lightness_to_gray, rgb_to_lab
 from colorlab.colorizer import Colorizer
 from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError
+from colorlab.evaluation.batches import PictureMaker
 from colorlab.evaluation.metrics import mean_chroma
 from colorlab.evaluation.object_points import object_points
 from colorlab.evaluation.report import Estimate, Report, bootstrapped, ratio_of_means
@@ -89,12 +90,12 @@ def color_clip(
     colorizer: Colorizer, settings: Settings, grays: Sequence[np.ndarray], prompt: str, way: str
 ) -> list[np.ndarray]:
     """Color the gray frames of a clip in one of `WAYS`; the first two arguments bound, this is a `ColorClip`."""
-    conditioning = Conditioning(prompt=prompt)
-    video = partial(Video, colorizer, conditioning=conditioning, propagate=way == "propagated")
-    if way == "own seeds":
-        seeded = [settings.replace(seed=settings.seed + index) for index in range(len(grays))]
-        return [frame.image for gray, own in zip(grays, seeded, strict=True) for frame in video([gray], settings=own)]
-    return [frame.image for frame in video(grays, settings=settings)]
+    if way == "propagated":
+        return [frame.image for frame in Video(colorizer, grays, Conditioning(prompt=prompt), settings)]
+    seeds = [settings.seed + (index if way == "own seeds" else 0) for index in range(len(grays))]
+    # Frames that stand alone can be sampled together, which changes rounding only.
+    make = PictureMaker(colorizer.method)
+    return make([Conditioning(gray=gray, prompt=prompt) for gray in grays], settings, way, seeds=seeds)
 
 
 def _held_out_clips(num_frames: int, size_px: int) -> Iterator[list[Scene]]:

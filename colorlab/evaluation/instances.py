@@ -20,9 +20,8 @@ import numpy as np
 from colorlab.color import CHROMATIC_COLORS
 from colorlab.colorizer import Colorizer
 from colorlab.conditioning import Conditioning
-from colorlab.errors import RangeError
 from colorlab.evaluation.chroma import chroma_difference, picture_ab
-from colorlab.evaluation.report import Estimate, Report, bootstrapped, proportion
+from colorlab.evaluation.report import Estimate, Report, bootstrapped, check_number, proportion
 from colorlab.evaluation.scenes import InstanceColor, held_out_scenes, measure, scene_conditioning
 from colorlab.evaluation.strokes import ColorizeWith
 from colorlab.settings import Settings
@@ -51,8 +50,7 @@ def evaluate_instances(
     Raises:
         RangeError: `num_scenes` is below 1.
     """
-    if num_scenes < 1:
-        raise RangeError(f"num_scenes is {num_scenes}; expected at least 1.")
+    check_number(num_scenes)
     rows = [
         *same_kind_rows(colorizer, colorize, settings, num_scenes, size_px),
         *several_kinds_rows(colorize, settings, num_scenes, size_px),

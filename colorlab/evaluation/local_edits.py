@@ -18,9 +18,8 @@ from torch.nn import functional
 
 from colorlab.color import CHROMATIC_COLORS, delta_e_2000, rgb_to_lab
 from colorlab.conditioning import Conditioning
-from colorlab.errors import RangeError
 from colorlab.evaluation.chroma import color_ab, picture_ab, share_near
-from colorlab.evaluation.report import Report, bootstrapped
+from colorlab.evaluation.report import Report, bootstrapped, check_number
 from colorlab.evaluation.strokes import ColorizeWith
 from colorlab.images import load_image
 from colorlab.mechanisms.local_edit import LocalEdit
@@ -82,8 +81,7 @@ def evaluate_edits(colorize: ColorizeWith, settings: Settings, num_edits: int, *
     Raises:
         RangeError: `num_edits` is below 1.
     """
-    if num_edits < 1:
-        raise RangeError(f"num_edits is {num_edits}; expected at least 1.")
+    check_number(num_edits, name="num_edits")
     cases = list(islice(edited_scenes(size_px), num_edits))
     rows = []
     for mode in ("keep_rest", "rim", "area"):

@@ -5,8 +5,7 @@ from itertools import islice
 import numpy as np
 import tqdm
 
-from colorlab.errors import RangeError
-from colorlab.evaluation.report import Report, bootstrapped, proportion
+from colorlab.evaluation.report import Report, bootstrapped, check_number, proportion
 from colorlab.evaluation.scenes import held_out_scenes, scene_conditioning
 from colorlab.segmentation import Segmenter, Target
 
@@ -28,8 +27,7 @@ def evaluate_masks(segmenter: Segmenter, num_scenes: int, *, size_px: int = 128)
     Raises:
         RangeError: `num_scenes` is below 1.
     """
-    if num_scenes < 1:
-        raise RangeError(f"num_scenes is {num_scenes}; expected at least 1.")
+    check_number(num_scenes)
     named, others, together, found = [], [], [], 0
     for scene in tqdm.tqdm(islice(held_out_scenes("complete", size_px), num_scenes), total=num_scenes, disable=None):
         targets = [Target(f"{instance.color} {instance.kind}") for instance in scene.instances]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from colorlab.errors import RangeError
 from colorlab.evaluation.metrics import bootstrap_interval, wilson_interval
 
 
@@ -34,6 +35,22 @@ class Estimate:
     unit: str = ""
     target: str = ""
     reached: bool | None = None
+
+
+def check_number(number: int, at_least: int = 1, *, name: str = "num_scenes", why: str = "") -> None:
+    """Refuse to measure on too little.
+
+    Args:
+        number: how much of it.
+        at_least: what is needed.
+        name: of `number`.
+        why: what it is needed for, if it is not plain.
+
+    Raises:
+        RangeError: it is less.
+    """
+    if number < at_least:
+        raise RangeError(f"{name} is {number}; expected at least {at_least}{why and ', '}{why}.")
 
 
 def proportion(name: str, successes: int, trials: int, *, at_least: float | None = None) -> Estimate:

@@ -19,9 +19,8 @@ import torch
 
 from colorlab.color import CHROMATIC_COLORS, COLORS, lightness_to_gray
 from colorlab.conditioning import Conditioning
-from colorlab.errors import RangeError
 from colorlab.evaluation.chroma import picture_ab
-from colorlab.evaluation.report import Estimate, Report, bootstrapped, proportion, ratio_of_means
+from colorlab.evaluation.report import Estimate, Report, bootstrapped, check_number, proportion, ratio_of_means
 from colorlab.training.scenes import TEST_SEEDS, Scene, caption, make_scene, named_instances, recolored
 
 # Protocols draw from ranges far apart, so that no scene is used twice whatever their number.
@@ -80,8 +79,7 @@ def evaluate_scenes(colorize: Colorize, num_scenes: int, *, size_px: int = 128) 
     Raises:
         RangeError: `num_scenes` is below 1.
     """
-    if num_scenes < 1:
-        raise RangeError(f"num_scenes is {num_scenes}; expected at least 1.")
+    check_number(num_scenes)
     rows = [
         *complete_rows(colorize, num_scenes, size_px),
         *partial_rows(colorize, num_scenes, size_px),

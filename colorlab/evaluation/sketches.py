@@ -19,8 +19,7 @@ import torch
 
 from colorlab.color import image_to_gray, rgb_to_lab
 from colorlab.conditioning import Conditioning
-from colorlab.errors import RangeError
-from colorlab.evaluation.report import Estimate, Report, bootstrapped, proportion
+from colorlab.evaluation.report import Estimate, Report, bootstrapped, check_number, proportion
 from colorlab.images import load_image
 from colorlab.settings import Settings
 from colorlab.sketches import sketch_of
@@ -49,8 +48,7 @@ def evaluate_sketches(colorize: ColorizeSketches, settings: Settings, num_scenes
     Raises:
         RangeError: `num_scenes` is below 2.
     """
-    if num_scenes < 2:
-        raise RangeError(f"num_scenes is {num_scenes}; expected at least 2, to pair scenes that disagree.")
+    check_number(num_scenes, 2, why="to pair scenes that disagree")
     scenes = [make_scene(_FIRST_SEED + index) for index in range(num_scenes)]
     rows = follow_rows(colorize, settings, scenes, at_least=85.0 if reads == "local" else 70.0)
     rows += disagree_rows(colorize, settings, scenes)

@@ -8,9 +8,8 @@ import numpy as np
 
 from colorlab.colorizer import Colorizer
 from colorlab.conditioning import Conditioning
-from colorlab.errors import RangeError
 from colorlab.evaluation.instances import masked_conditioning, same_kind_scenes
-from colorlab.evaluation.report import Estimate, Report, bootstrapped, proportion, ratio_of_means
+from colorlab.evaluation.report import Estimate, Report, bootstrapped, check_number, proportion, ratio_of_means
 from colorlab.evaluation.scenes import held_out_scenes, measure, scene_conditioning
 from colorlab.evaluation.strokes import ColorizeWith
 from colorlab.settings import Settings
@@ -43,8 +42,7 @@ def evaluate_solvers(
     Raises:
         RangeError: `num_scenes` is below 2.
     """
-    if num_scenes < 2:
-        raise RangeError(f"num_scenes is {num_scenes}; expected at least 2, one of each kind.")
+    check_number(num_scenes, 2, why="one of each kind")
     one_kind = sorted(islice(same_kind_scenes(size_px), num_scenes // 2), key=lambda scene: len(scene.instances))
     several = list(islice(held_out_scenes("complete", size_px), num_scenes - len(one_kind)))
     scenes = [*one_kind, *several]

@@ -22,9 +22,8 @@ from torch.nn import functional
 
 from colorlab.color import CHROMATIC_COLORS
 from colorlab.conditioning import Conditioning
-from colorlab.errors import RangeError
 from colorlab.evaluation.chroma import NEAR, chroma_difference, color_ab, picture_ab, share_near
-from colorlab.evaluation.report import Estimate, Report, bootstrapped
+from colorlab.evaluation.report import Estimate, Report, bootstrapped, check_number
 from colorlab.evaluation.scenes import scene_gray
 from colorlab.mechanisms.deformable_decoding import DeformableDecoding
 from colorlab.mechanisms.self_attention_guidance import SelfAttentionGuidance
@@ -94,8 +93,7 @@ def evaluate_strokes(colorize: ColorizeWith, settings: Settings, num_scenes: int
     Raises:
         RangeError: `num_scenes` is below 1.
     """
-    if num_scenes < 1:
-        raise RangeError(f"num_scenes is {num_scenes}; expected at least 1.")
+    check_number(num_scenes)
     cases = list(islice(stroked_scenes(size_px), num_scenes))
     conditionings = [case.conditioning for case in cases]
     scores = score_all(cases, colorize(conditionings, settings, "strokes"))

@@ -18,7 +18,7 @@ from colorlab.sampling.records import Predictions, StepRecord
 from colorlab.sampling.solvers import find_solver
 from colorlab.sampling.state import State
 
-__all__ = ["collate", "in_batches", "predict_states", "take_steps"]
+__all__ = ["collate", "in_batches", "make_up", "predict_states", "take_steps"]
 
 
 def in_batches(items: Sequence[object], batch_size: int) -> Iterator[range]:
@@ -127,6 +127,19 @@ def collate(prepared: Sequence[Any]) -> Any:
     return replace(prepared[0], **changes)
 
 
+def make_up(prepared: Prepared) -> tuple[Any, ...]:
+    """Describe everything of a prepared conditioning that has to be equal within a batch: shapes, and plain values."""
+
+    def describe(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return tuple(value.shape)
+        if isinstance(value, Mapping):
+            return tuple((name, describe(part)) for name, part in value.items())
+        return tuple(map(describe, value)) if isinstance(value, tuple) else value
+
+    return tuple(describe(getattr(prepared, field.name)) for field in fields(prepared) if field.name != "notes")
+
+
 def _predict(
     method: Method,
     segment: Segment | Sequence[Segment],
@@ -143,7 +156,7 @@ def _predict(
     with torch.no_grad():
         if all(one is segments[0] for one in segments):
             call, entering, patches = _enter_together(method, segments[0], states)
-        elif len({_make_up(one.prepared) for one in segments}) == 1:
+        elif len({make_up(one.prepared) for one in segments}) == 1:
             call, entering, patches = _enter_apart(method, segments, states)
         else:
             return _predict_each(method, segments, states, watch)
@@ -169,19 +182,6 @@ def _predict_each(
         raise StateError(f"These {len(states)} states can not share a call, which is to be watched; ask one at a time.")
     single = [_predict(method, segment, [state]) for segment, state in zip(segments, states, strict=True)]
     return [entering for (entering,), _ in single], [predictions for _, (predictions,) in single]
-
-
-def _make_up(prepared: Prepared) -> tuple[Any, ...]:
-    """Describe everything of a prepared conditioning that has to be equal within a batch: shapes, and plain values."""
-
-    def describe(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return tuple(value.shape)
-        if isinstance(value, Mapping):
-            return tuple((name, describe(part)) for name, part in value.items())
-        return tuple(map(describe, value)) if isinstance(value, tuple) else value
-
-    return tuple(describe(getattr(prepared, field.name)) for field in fields(prepared) if field.name != "notes")
 
 
 def _enter_together(
