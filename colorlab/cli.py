@@ -250,12 +250,22 @@ def convert(
     deformable: Annotated[
         Path | None, typer.Option(metavar="FILE", help="CtrlColor's content-guided deformable autoencoder.")
     ] = None,
+    vgg19: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="VGG19's vgg19_conv.pth, for guidance of CtrlColor by exemplars."),
+    ] = None,
 ) -> None:
     """Convert a published checkpoint into a model folder; no code in it is run."""
     from colorlab.commands.convert import convert_checkpoint
 
     convert_checkpoint(
-        checkpoint, out, method=method, clip=clip, prediction_type=prediction_type, deformable=deformable
+        checkpoint,
+        out,
+        method=method,
+        clip=clip,
+        prediction_type=prediction_type,
+        deformable=deformable,
+        vgg19=vgg19,
     )
 
 

@@ -20,6 +20,7 @@ def convert_checkpoint(
     clip: Path | None,
     prediction_type: str | None,
     deformable: Path | None,
+    vgg19: Path | None,
 ) -> None:
     """Convert a checkpoint and say how to load the result.
 
@@ -30,6 +31,7 @@ def convert_checkpoint(
         clip: folder of CLIP, or of its tokenizer where the checkpoint has the rest; None is refused.
         prediction_type: what ColorizeDiffusion's UNet predicts, `epsilon` or `v_prediction`; None for the others.
         deformable: file of CtrlColor's deformable autoencoder; None for none.
+        vgg19: file of VGG19's convolutions, by which an exemplar can guide CtrlColor; None for none.
 
     Raises:
         BadUsageError: the method can not be converted, CLIP is not given, or the folder holds a model.
@@ -51,6 +53,7 @@ def convert_checkpoint(
             clip=clip,
             prediction_type=cast(PredictionType | None, prediction_type),
             deformable=deformable,
+            vgg19=vgg19,
             card={"licence": entry.licence, "source": entry.source},
         )
     except RangeError as error:

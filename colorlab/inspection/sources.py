@@ -38,6 +38,8 @@ __all__ = [
 ]
 
 OTHER_WORDS = "(other words)"
+# Along a side of an exemplar that no network sees as patches. Ours.
+_NUM_CELLS = 16
 
 
 class Sources(Protocol):
@@ -220,8 +222,9 @@ def find_exemplar(run: Run, *, grid: tuple[int, int] = (2, 2)) -> ExemplarSource
     exemplar = run.segment_at(0).conditioning.exemplar
     if exemplar is None or "exemplar" not in run.method.fields_read():
         return None
-    config: Any = run.method.networks["image_encoder"].config
-    side = config.image_size // config.patch_size
+    networks: Any = run.method.networks
+    encoders = [networks[name] for name in ("image_encoder", "projected_image_encoder") if name in networks]
+    side = encoders[0].config.image_size // encoders[0].config.patch_size if encoders else _NUM_CELLS
     is_grid = isinstance(grid, tuple) and len(grid) == 2 and all(isinstance(count, int) for count in grid)
     if not is_grid or min(grid) < 1 or max(grid) > side:
         raise RangeError(f"exemplar_grid is {grid!r}, but (rows, columns) of 1 to {side} patches each are expected.")

@@ -64,15 +64,18 @@ class ExemplarGuidance(Mechanism):
         reference: Mapping[str, torch.Tensor],
         features: Features,
         settings: Settings,
+        *,
+        weights: Mapping[str, float] | None = None,
     ) -> torch.Tensor:
         """Return how far a picture is from the exemplar's colors and the input's gray.
 
         Args:
             image: (B, 3, H, W), [0, 1].
             gray: (1, 1, H, W), [0, 1].
-            reference: features of the exemplar by layer; all count alike.
+            reference: features of the exemplar by layer.
             features: what gave them.
             settings: what is in force.
+            weights: how much each layer counts; None lets all count alike, 1 together.
 
         Returns:
             (B,).
@@ -80,7 +83,7 @@ class ExemplarGuidance(Mechanism):
         values = self.in_force(settings)
         seen = features(image)
         expanded = {name: part.expand(len(image), -1, -1, -1) for name, part in reference.items()}
-        weights = {name: 1.0 / len(reference) for name in reference}
+        weights = weights or {name: 1.0 / len(reference) for name in reference}
         color = exemplar_loss(seen, expanded, weights, bandwidth=cast(float, values["bandwidth"]))
         return color + cast(float, values["gray_weight"]) * grayscale_loss(image, gray)
 

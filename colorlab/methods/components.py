@@ -19,6 +19,7 @@ from colorlab.networks.deformable import DeformableUnits
 from colorlab.networks.exemplar_projection import ExemplarProjection
 from colorlab.networks.luminance import LuminanceEncoder
 from colorlab.networks.sketch_encoder import SketchEncoder
+from colorlab.networks.vgg19 import Vgg19Features
 from colorlab.sampling.schedules import NoiseSchedule
 
 __all__ = ["COMPONENTS", "load_component", "save_component", "weight_files"]
@@ -28,6 +29,7 @@ _OWN_NETWORKS: dict[str, type[torch.nn.Module]] = {
     "ExemplarProjection": ExemplarProjection,
     "LuminanceEncoder": LuminanceEncoder,
     "SketchEncoder": SketchEncoder,
+    "Vgg19Features": Vgg19Features,
 }
 
 
@@ -171,6 +173,7 @@ COMPONENTS: dict[str, Component] = {
     "deformable_vae": DiffusersNetwork("AutoencoderKL"),
     "deformable_units": DiffusersNetwork("DeformableUnits"),
     "sketch_encoder": DiffusersNetwork("SketchEncoder"),
+    "exemplar_network": DiffusersNetwork("Vgg19Features"),
     "exemplar_projection": DiffusersNetwork("ExemplarProjection"),
     "text_encoder": ClipTower("text"),
     "image_encoder": ClipTower("vision"),

@@ -9,6 +9,7 @@
 | content-guided deformable autoencoder | `DeformableDecoding`, components `deformable_vae`, `deformable_units` |
 | iterative editing | `LocalEdit` |
 | exemplar | a token behind those of the words, from `image_encoder`; `ExemplarGuidance` |
+| features of the contextual loss | VGG19's where there is an `exemplar_network`, else those of `image_encoder` |
 
 Source: CtrlColor, arXiv 2402.10855; where it is silent, `ZhexinLiang/Control-Color@f21054a`.
 Deviation: no caption is made for an empty prompt; strokes may count for some steps only; the latents are not decoded at
@@ -52,7 +53,7 @@ class CtrlColor(CtrlColorInputs):
     reads = ("gray", "base_image", "prompt", "negative_prompt", "strokes", "masks")
     finish: ClassVar[Finish] = "keep_lightness"
     component_names = ("unet", "control_network", "vae", "text_encoder", "tokenizer", "scheduler")
-    optional_component_names = ("deformable_vae", "deformable_units", "image_encoder")
+    optional_component_names = ("deformable_vae", "deformable_units", "image_encoder", "exemplar_network")
     default_settings: ClassVar[Settings] = Settings(guidance_scale=7.0)
 
     control = LightnessControl()
@@ -113,7 +114,8 @@ class CtrlColor(CtrlColorInputs):
 
         def loss(clean: torch.Tensor) -> torch.Tensor:
             image = (self.decode_raw(clean.to(self.device, self.dtype), prepared, settings).clamp(-1, 1) + 1) / 2
-            return self.exemplar.loss(image, gray, prepared.exemplar, self.exemplar_features, settings).float()
+            features, weights = self.exemplar_features, self.exemplar_weights
+            return self.exemplar.loss(image, gray, prepared.exemplar, features, settings, weights=weights).float()
 
         def loss_of_noisy(noisy: torch.Tensor) -> torch.Tensor:
             names = self.guidance.passes(settings)

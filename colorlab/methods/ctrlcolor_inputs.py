@@ -28,6 +28,7 @@ from colorlab.methods.hints import (
 from colorlab.methods.text import EncodedText
 from colorlab.networks.deformable import content_guide
 from colorlab.networks.image_tokens import patch_features, pooled_token
+from colorlab.networks.vgg19 import LAYER_WEIGHTS
 from colorlab.sampling.noise import named_noise
 from colorlab.settings import Settings
 
@@ -176,8 +177,8 @@ class CtrlColorInputs(Method):
         return self.cache.get("guide", (tensor_hash(control), seed), encode)
 
     def fields_read(self) -> tuple[str, ...]:
-        """Return the fields it reads: an exemplar too, where the model has an image encoder."""
-        return (*super().fields_read(), *(["exemplar"] if "image_encoder" in self.components else []))
+        """Return the fields it reads: an exemplar too, where the model has a network that looks at it."""
+        return (*super().fields_read(), *(["exemplar"] if self.exemplar_reader else []))
 
     def append_exemplar(self, text: dict[str, torch.Tensor], conditioning: Conditioning) -> dict[str, torch.Tensor]:
         """Append the exemplar's token to the words of `cond`; zeros elsewhere and where there is no exemplar.
@@ -202,20 +203,38 @@ class CtrlColorInputs(Method):
         self, conditioning: Conditioning, size: tuple[int, int]
     ) -> tuple[torch.Tensor | None, Mapping[str, torch.Tensor], tuple[str, ...]]:
         """Return the gray picture at working size and the exemplar's features for its guidance, and notes on it."""
-        if conditioning.exemplar is None or "image_encoder" not in self.components:
+        if conditioning.exemplar is None or not self.exemplar_reader:
             return None, {}, ()
         picture = exemplar_picture(conditioning)
 
         def encode() -> Mapping[str, torch.Tensor]:
-            self.network_calls["image_encoder"] += 1
+            self.network_calls[self.exemplar_reader] += 1
             return self.exemplar_features(picture.to(self.device, self.dtype))
 
         reference = self.cache.get("exemplar", conditioning.content_hash("exemplar"), encode)
         return resize_image(gray_image(conditioning), size), reference, exemplar_notes(picture)
 
     def exemplar_features(self, image: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """Return the features by which pictures (B, 3, H, W) in [0, 1] are compared with the exemplar."""
-        return patch_features(self.components["image_encoder"], image, self.exemplar_layers)
+        """Return the features by which pictures (B, 3, H, W) in [0, 1] are compared with the exemplar, by layer."""
+        network = self.components[self.exemplar_reader]
+        if self.exemplar_reader == "image_encoder":
+            return patch_features(network, image, self.exemplar_layers)
+        # A decoded picture is at working size; an exemplar may be huge.
+        height, width = image.shape[-2:]
+        if height * width > 2 * self.working_px**2:
+            image = resize_image(image, self.working_size((height, width)))
+        features: Mapping[str, torch.Tensor] = network(image)
+        return features
+
+    @property
+    def exemplar_reader(self) -> str:
+        """Name of the network whose features of an exemplar are compared; empty where there is none."""
+        return next((name for name in ("exemplar_network", "image_encoder") if name in self.components), "")
+
+    @property
+    def exemplar_weights(self) -> Mapping[str, float] | None:
+        """How much each layer of these features counts; None where all count alike."""
+        return LAYER_WEIGHTS if self.exemplar_reader == "exemplar_network" else None
 
     @property
     def num_more_tokens(self) -> int:

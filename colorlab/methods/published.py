@@ -40,6 +40,7 @@ from colorlab.checkpoints.ldm import (
     vae_key_map,
 )
 from colorlab.checkpoints.reading import file_sha256, read_weights
+from colorlab.checkpoints.vgg19 import read_vgg19
 from colorlab.errors import RangeError, WeightsError
 from colorlab.methods.components import load_component, weight_files
 from colorlab.methods.folder import find_method, save_method
@@ -73,6 +74,7 @@ def convert_published(
     clip: Path,
     prediction_type: PredictionType | None = None,
     deformable: Path | None = None,
+    vgg19: Path | None = None,
     card: Mapping[str, Any] | None = None,
 ) -> Path:
     """Convert the published checkpoint of a method into a model folder that `colorlab.load` reads.
@@ -85,18 +87,19 @@ def convert_published(
             ColorizeDiffusion the towers of `laion/CLIP-ViT-H-14-laion2B-s32B-b79K`, too.
         prediction_type: what ColorizeDiffusion's UNet predicts, which its file does not say; None for the others.
         deformable: CtrlColor's file of the deformable autoencoder; without it the plain one decodes.
+        vgg19: file of VGG19's convolutions, see `read_vgg19`; with it an exemplar can guide CtrlColor.
         card: what the model card says; the hashes of the files are added.
 
     Returns:
         The folder.
 
     Raises:
-        RangeError: there is no such method to convert, or it has no deformable autoencoder, or what the UNet predicts
-            is not said, or said of a method that has no choice.
+        RangeError: there is no such method to convert, or it has no deformable autoencoder and no guidance by an
+            exemplar, or what the UNet predicts is not said, or said of a method that has no choice.
         WeightsError: a file is missing, damaged, or holds another network; CLIP does not fit.
         ColorlabError: the folder can not be written.
     """
-    _check_options(method, prediction_type, deformable)
+    _check_options(method, prediction_type, {"deformable autoencoder": deformable, "guidance by an exemplar": vgg19})
     weights = read_weights(checkpoint)
     if method == "colorizediffusion":
         components = _colorizediffusion_components(weights, checkpoint, clip)
@@ -111,6 +114,9 @@ def convert_published(
     if deformable is not None:
         components |= _deformable_components(read_weights(deformable))
         hashes["deformable_sha256"] = file_sha256(deformable)
+    if vgg19 is not None:
+        components["exemplar_network"] = read_vgg19(vgg19)
+        hashes["vgg19_sha256"] = file_sha256(vgg19)
     components["tokenizer"] = _tokenizer(clip, text_encoder, method)
     found = find_method(method)
     built = found(components, _WORKING_PX[method])
@@ -118,12 +124,13 @@ def convert_published(
     return folder
 
 
-def _check_options(method: str, prediction_type: PredictionType | None, deformable: Path | None) -> None:
+def _check_options(method: str, prediction_type: PredictionType | None, parts: Mapping[str, Path | None]) -> None:
     """Check that what is given belongs to the method, and that nothing is left to a guess."""
     if method not in CONVERTIBLE:
         raise RangeError(f"There is nothing to convert for {method!r}; there is for: {', '.join(CONVERTIBLE)}.")
-    if deformable is not None and method != "ctrlcolor":
-        raise RangeError(f"{method} has no deformable autoencoder; leave its file out.")
+    for what, file in parts.items():
+        if file is not None and method != "ctrlcolor":
+            raise RangeError(f"{method} has no {what}; leave its file out.")
     if method == "colorizediffusion" and prediction_type not in ("epsilon", "v_prediction"):
         came = "is not given" if prediction_type is None else f"is {prediction_type!r}"
         raise RangeError(

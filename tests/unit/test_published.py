@@ -18,6 +18,7 @@ from colorlab.checkpoints.ldm import LUMINANCE_PREFIX, UNET_PREFIX, VAE_PREFIX
 from colorlab.errors import RangeError, WeightsError
 from colorlab.methods.published import convert_published
 from colorlab.networks.libraries import CLIPTextConfig, CLIPTextModel
+from colorlab.networks.vgg19 import Vgg19Features
 from colorlab.strokes import Stroke
 
 WIDTHS, VAE_WIDTHS, CONTEXT = (32, 64), (32, 32, 32, 64), 64
@@ -106,14 +107,17 @@ def convert(files: dict[str, Path], name: str, out: Path, *words: object) -> int
 
 def test_ctrlcolor_becomes_a_model_that_colors(files: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "model"
-    assert convert(files, "ctrlcolor", out, "--deformable", files["deformable"]) == 0
+    vgg19 = tmp_path / "vgg19_conv.pth"
+    torch.save(Vgg19Features((4, 4, 8, 8, 8)).state_dict(), vgg19)
+    assert convert(files, "ctrlcolor", out, "--deformable", files["deformable"], "--vgg19", vgg19) == 0
     colorizer = colorlab.load("sd/ctrlcolor", weights=out)
     method = colorizer.method
     stored = torch.load(files["ctrlcolor"], weights_only=True)["state_dict"]
     assert (method.name, method.working_px, colorizer.settings.guidance_scale) == ("ctrlcolor", 512, 7.0)
     assert method.schedule.prediction_type == "epsilon"
     assert "S-Lab" in colorizer.card["licence"]
-    assert {"source_sha256", "deformable_sha256"} <= set(colorizer.card)
+    assert {"source_sha256", "deformable_sha256", "vgg19_sha256"} <= set(colorizer.card)
+    assert "exemplar" in method.fields_read()
     assert torch.equal(method.unet.conv_in.weight, stored[f"{UNET_PREFIX}input_blocks.0.0.weight"])
     parts = {"unet": UNET_PREFIX, "control_network": CONTROL_PREFIX, "vae": VAE_PREFIX, "text_encoder": TEXT_PREFIX}
     for part, prefix in parts.items():
@@ -189,6 +193,8 @@ def test_bad_usage_is_told(files: dict[str, Path], tmp_path: Path, capsys: pytes
     out = tmp_path / "model"
     assert convert(files, "lcad", out, "--deformable", files["deformable"]) == 2
     assert "lcad has no deformable autoencoder" in capsys.readouterr().err
+    assert convert(files, "lcad", out, "--vgg19", files["deformable"]) == 2
+    assert "lcad has no guidance by an exemplar" in capsys.readouterr().err
     assert convert({**files, "diffcolor": files["lcad"]}, "diffcolor", out) == 2
     assert "expected one of colorizediffusion, ctrlcolor, lcad" in capsys.readouterr().err
     out.mkdir(exist_ok=True)
