@@ -1,25 +1,31 @@
 """Colorizer: a loaded model of one method; the facade from a name and a picture to a run."""
 
+import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
 from colorlab.conditioning import Conditioning
 from colorlab.errors import ColorlabError, RangeError
 from colorlab.methods.absent import AbsentMethod, ModelDescription
+from colorlab.methods.adaptation import Adaptation
 from colorlab.methods.base import Method, Prepared, users_stacklevel
-from colorlab.methods.folder import load_method, read_index, save_method
-from colorlab.registry import find_model
-from colorlab.runs.decoding import decode_models, decode_tree
+from colorlab.methods.folder import load_method, read_index, rewired_index, save_method
+from colorlab.registry import find_model, method_of
+from colorlab.runs.decoding import decode_adaptations, decode_models, decode_tree
 from colorlab.runs.journal import read_journal
 from colorlab.runs.run import Run
 from colorlab.runs.run_file import RunFileWarning, read_archive
 from colorlab.runs.shortcuts import Shortcuts, apply_shortcuts
 from colorlab.runs.tree import Tree
 from colorlab.settings import Settings
+
+if TYPE_CHECKING:
+    from colorlab.tuning.plan import TuningPlan
+    from colorlab.tuning.tuning import Tuning
 
 __all__ = ["Colorizer", "load", "open"]
 
@@ -57,6 +63,7 @@ class Colorizer:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         name: str = "",
+        method: str | None = None,
     ) -> "Colorizer":
         """Load a model folder; the SHA-256 of every weight file is checked first.
 
@@ -65,6 +72,7 @@ class Colorizer:
             device: where the networks go.
             dtype: their number format, whatever the files have.
             name: what the model is called; the folder's name by default.
+            method: wires the networks by another method than the folder's own.
 
         Raises:
             WeightsError: files are missing, damaged, of another hash, or do not fit together.
@@ -77,9 +85,11 @@ class Colorizer:
                 f"dtype is {dtype!r}, but a floating format such as torch.float32 or torch.float16 is expected."
             )
         index = read_index(folder)
-        method = load_method(folder, index, device=device, dtype=dtype, name=name)
-        settings = method.default_settings.replace(**index.settings)
-        return cls(method, settings=settings, card=index.card)
+        if method is not None:
+            index = rewired_index(index, method)
+        loaded = load_method(folder, index, device=device, dtype=dtype, name=name)
+        settings = loaded.default_settings.replace(**index.settings)
+        return cls(loaded, settings=settings, card=index.card)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model in diffusers' folder format, weights as safetensors in the dtype they have now.
@@ -159,6 +169,67 @@ class Colorizer:
         conditioning, settings = apply_shortcuts(conditioning, settings or self.settings, **shortcuts)
         return Run.start(self.method, conditioning, settings, sample_index=sample_index, tree=tree, name=name)
 
+    def tune(
+        self,
+        conditioning: Any,
+        settings: Settings | None = None,
+        *,
+        preset: "str | TuningPlan" = "notebook",
+        nouns: Sequence[str] = (),
+        **shortcuts: Unpack[Shortcuts],
+    ) -> "Tuning":
+        """Return a tuning of this model on one gray picture (DiffColor); nothing is computed yet.
+
+        Args:
+            conditioning: the gray picture, and as prompt the context: what it shows, without colors.
+            settings: seed and parameters of mechanisms; the model's own by default.
+            preset: "smoke", "notebook" or "paper", or a plan of one's own.
+            nouns: which words of the context are objects; found by their articles by default.
+            shortcuts: single fields of conditioning and settings: `prompt="a photo of a cat", seed=3`.
+
+        Raises:
+            RangeError: the method can not be tuned so, or the context can not be used.
+            StateError: the model has no CLIP to compare with.
+        """
+        method = self._tunable()
+        if not isinstance(conditioning, Conditioning):
+            conditioning = Conditioning(gray=conditioning)
+        conditioning, settings = apply_shortcuts(conditioning, settings or self.settings, **shortcuts)
+        tuning: Tuning = _tuning("tuning").Tuning(method, conditioning, settings, preset, nouns=nouns)
+        return tuning
+
+    def resume_tuning(self, path: str | Path) -> "Tuning":
+        """Return the tuning that a file holds, to go on with it as if it had never been left.
+
+        Raises:
+            RunFileError: the file is missing, damaged, or no tuning.
+            RangeError: it is of another method or of other weights.
+        """
+        tuning: Tuning = _tuning("resuming").resume(self._tunable(), path)
+        return tuning
+
+    def with_adaptation(self, adaptation: Adaptation) -> "Colorizer":
+        """Return this model with what a tuning made of it; this one stays as it is.
+
+        Raises:
+            RangeError: the method takes no adaptation, or it was tuned on other weights.
+            WeightsError: it does not fit the network.
+        """
+        return Colorizer(self._tunable().adapted(adaptation), settings=self.settings, card=self.card)
+
+    def _tunable(self) -> Any:
+        """Return the method.
+
+        Raises:
+            RangeError: it can not be tuned on a picture.
+        """
+        if not hasattr(self.method, "adapted"):
+            raise RangeError(
+                f"{self.name} is a model of {self.method.name}, which is not tuned on single pictures; load "
+                "'mini/diffcolor', or a model folder of the method 'diffcolor'."
+            )
+        return self.method
+
     def __repr__(self) -> str:
         return f"Colorizer {self.name!r}: {self.method.name}, {self.method.working_px} px, {self.device}, {self.dtype}"
 
@@ -186,7 +257,8 @@ def load(
     folder = find_model(name, weights)
     # A folder given as the name is known by its last part, as everywhere else.
     known_as = "" if folder == Path(name).expanduser() else name
-    return Colorizer.from_pretrained(folder, device=device, dtype=dtype, name=known_as)
+    method = method_of(name) if weights is None else None
+    return Colorizer.from_pretrained(folder, device=device, dtype=dtype, name=known_as, method=method)
 
 
 def open(
@@ -221,12 +293,12 @@ def open(
     """
     path = Path(path).expanduser()
     archive, position = read_journal(path) if path.is_dir() else (read_archive(path), None)
-    models = decode_models(archive)
+    models, adaptations = decode_models(archive), decode_adaptations(archive)
     misfits = {key: model.misfit(colorizer.method) if colorizer else "" for key, model in models.items()}
     if colorizer is not None and models and all(misfits.values()):
         raise RangeError(f"This model can not be used for {str(path)!r}: {next(iter(misfits.values()))}.")
     methods = {
-        key: _method_of(model, None if misfits[key] else colorizer, device=device, dtype=dtype)
+        key: _method_of(model, None if misfits[key] else colorizer, adaptations, device=device, dtype=dtype)
         for key, model in models.items()
     }
     run = decode_tree(archive, methods, edits)
@@ -234,20 +306,30 @@ def open(
     return run
 
 
+def _tuning(module: str) -> Any:
+    """Import a module of tuning when it is needed: most users never tune."""
+    return importlib.import_module(f"colorlab.tuning.{module}")
+
+
 def _method_of(
     model: ModelDescription,
     colorizer: Colorizer | None,
+    adaptations: Mapping[str, Adaptation],
     *,
     device: str | torch.device | None,
     dtype: torch.dtype | None,
 ) -> Method:
     """Return the given model, or load the one that is described; where that can not be, something to stand for it."""
+    if colorizer is not None and model.adaptation:
+        colorizer = colorizer.with_adaptation(adaptations[model.adaptation])
     if colorizer is None:
         try:
             colorizer = load(model.name, **_placement(model, device, dtype))
             misfit = model.misfit(colorizer.method)
             if misfit:
                 raise RangeError(f"{misfit}.")
+            if model.adaptation:
+                colorizer = colorizer.with_adaptation(adaptations[model.adaptation])
         except ColorlabError as error:
             absent = AbsentMethod(model, str(error))
             message = (

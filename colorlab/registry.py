@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from colorlab.data import MODEL_INDEX, data_folder, model_names
 from colorlab.errors import ColorlabError, UnknownModelError, WeightsError
 
-__all__ = ["ModelEntry", "ModelTable", "find_model", "models"]
+__all__ = ["REWIRED", "ModelEntry", "ModelTable", "find_model", "method_of", "models"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ PUBLISHED = (
 )
 
 
+# Models that have no weights of their own: another model's networks, wired by another method.
+REWIRED = {"mini/diffcolor": ("mini/prior", "diffcolor")}
+
+
 class ModelTable(tuple[ModelEntry, ...]):
     """Model entries, shown as a table."""
 
@@ -106,7 +110,14 @@ def models() -> ModelTable:
         names = model_names()
     except WeightsError:
         names = ()
-    return ModelTable([*(entry for name in names if (entry := _shipped(name)) is not None), *PUBLISHED])
+    shipped = [entry for name in names if (entry := _shipped(name)) is not None]
+    rewired = [
+        replace(entry, name=name, method=method)
+        for name, (origin, method) in REWIRED.items()
+        for entry in shipped
+        if entry.name == origin
+    ]
+    return ModelTable([*sorted([*shipped, *rewired], key=lambda entry: entry.name), *PUBLISHED])
 
 
 def find_model(name: str, weights: str | Path | None = None) -> Path:
@@ -126,7 +137,7 @@ def find_model(name: str, weights: str | Path | None = None) -> Path:
     table = models()
     entry = next((entry for entry in table if entry.name == name), None)
     if entry is not None and entry.is_ready:
-        return data_folder() / name
+        return data_folder() / REWIRED.get(name, (name,))[0]
     if entry is not None:
         raise WeightsError(
             f"{name} needs weights that do not come with colorlab ({entry.licence}, {entry.source}): {entry.how}."
@@ -137,6 +148,11 @@ def find_model(name: str, weights: str | Path | None = None) -> Path:
     data_folder()  # a name can not be known without the data folder: its error says why there is none
     names = ", ".join(entry.name for entry in table)
     raise UnknownModelError(f"There is no model {name!r}, nor a model folder of this name; there are: {names}.")
+
+
+def method_of(name: str) -> str | None:
+    """Return the method that a model is wired by where it is not its folder's own."""
+    return REWIRED[name][1] if name in REWIRED else None
 
 
 def _shipped(name: str) -> ModelEntry | None:

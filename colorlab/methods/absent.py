@@ -33,6 +33,7 @@ class ModelDescription:
         schedule: the noise schedule.
         device: where the networks lay.
         dtype: their number format, such as "float32".
+        adaptation: content hash of what was tuned on top of the weights, which a run file holds; "" for nothing.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelDescription:
     schedule: NoiseSchedule
     device: str
     dtype: str
+    adaptation: str = ""
 
     @classmethod
     def of(cls, method: Method) -> "ModelDescription":
@@ -56,11 +58,14 @@ class ModelDescription:
             schedule=method.schedule,
             device=str(method.device),
             dtype=str(method.dtype).removeprefix("torch."),
+            adaptation="" if method.adaptation is None else method.adaptation.content_hash,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, as `json` writes them."""
-        return asdict(self)
+        values = asdict(self)
+        # Left out where there is none: files of other methods are as they always were.
+        return values if self.adaptation else {name: value for name, value in values.items() if name != "adaptation"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelDescription":
@@ -71,9 +76,9 @@ class ModelDescription:
             RangeError: the schedule is none, or a value is of another type.
         """
         fields = {**values, "schedule": NoiseSchedule(**values["schedule"])}
-        texts = [fields[name] for name in ("name", "method", "weights", "device", "dtype")]
+        texts = [fields.get(name, "") for name in ("name", "method", "weights", "device", "dtype", "adaptation")]
         if not all(isinstance(text, str) for text in texts) or not isinstance(fields["working_px"], int):
-            raise RangeError(f"A model is described by {texts}, but five texts are expected.")
+            raise RangeError(f"A model is described by {texts}, but six texts are expected.")
         return cls(**fields)
 
     def misfit(self, method: Method) -> str:

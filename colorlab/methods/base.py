@@ -14,13 +14,14 @@ same numbers everywhere, and records keep no model and no device memory alive.
 """
 
 import inspect
+import math
 import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 
@@ -28,9 +29,10 @@ from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError
 from colorlab.images import finish_keep_lightness, working_size
 from colorlab.mechanisms.base import Mechanism
+from colorlab.methods.adaptation import Adaptation
 from colorlab.methods.cache import FieldCache, tensor_bytes
 from colorlab.methods.text import EncodedText, encode_text
-from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.sampling.schedules import NoiseSchedule, SolverName, TimestepSpacing
 from colorlab.sampling.solvers import find_solver
 from colorlab.settings import Settings
 
@@ -90,6 +92,7 @@ class Method(ABC):
     Attributes:
         lock: held around every use of the networks; reentrant.
         network_calls: how often each network was called since loading.
+        adaptation: what was tuned on top of the weights; None for most models.
     """
 
     name: ClassVar[str]
@@ -100,6 +103,8 @@ class Method(ABC):
     optional_component_names: ClassVar[tuple[str, ...]] = ()
     mechanisms: ClassVar[tuple[Mechanism, ...]]
     default_settings: ClassVar[Settings] = Settings()
+    starts_from_picture: ClassVar[bool] = False
+    adaptation: Adaptation | None = None
 
     def __init__(
         self, components: Mapping[str, Any], working_px: int, *, model_name: str = "", weights_hash: str = ""
@@ -220,9 +225,7 @@ class Method(ABC):
             if name not in given:
                 raise RangeError(f"{self.name} needs {name}, but the conditioning has none; pass {name}=...")
         if settings.strength != 1.0:
-            raise RangeError(
-                f"strength is {settings.strength:g}, but {self.name} starts from noise alone and keeps nothing; use 1."
-            )
+            self._check_strength(settings)
         if settings.eta > 0 and not find_solver(settings.solver).takes_eta:
             raise RangeError(f"eta is {settings.eta:g}, but {settings.solver} adds no noise; use 0, or another solver.")
         for name in settings.mechanisms:
@@ -230,6 +233,38 @@ class Method(ABC):
         return tuple(
             f"{self.name} does not read {name}; it is ignored." for name in given if name not in self.fields_read()
         )
+
+    def _check_strength(self, settings: Settings) -> None:
+        """Refuse to leave out the first steps where the method, or the solver's list, does not allow it."""
+        if not self.starts_from_picture:
+            raise RangeError(
+                f"strength is {settings.strength:g}, but {self.name} starts from noise alone and keeps nothing; use 1."
+            )
+        if settings.solver == "ddim" and (settings.timestep_spacing != "leading" or self.schedule.steps_offset != 1):
+            raise RangeError(
+                f"strength is {settings.strength:g}, but ddim can begin in the middle of a list of spacing 'leading' "
+                "alone, counted from timestep 1; use that spacing, another solver, or strength=1."
+            )
+
+    def timesteps(self, settings: Settings) -> torch.Tensor:
+        """Return the timesteps of a run, noisiest first; a strength below 1 leaves out the first ones.
+
+        Raises:
+            RangeError: the schedule has no such list, or no step is left.
+        """
+        whole = self.schedule.timesteps(
+            settings.num_inference_steps,
+            cast(TimestepSpacing, settings.timestep_spacing),
+            solver=cast(SolverName, settings.solver),
+            as_published=settings.as_published,
+        )
+        # The small term undoes rounding: 100 * 0.29 is 28.999999999999996.
+        num_done = math.floor(len(whole) * settings.strength + 1e-9)
+        if num_done < 1:
+            raise RangeError(
+                f"strength is {settings.strength:g}, which leaves none of {len(whole)} steps; raise one of the two."
+            )
+        return whole[len(whole) - num_done :]
 
     def fields_read(self) -> tuple[str, ...]:
         """Return the fields of a conditioning that this model reads; optional networks may add some."""

@@ -8,7 +8,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "find_method",
     "load_method",
     "read_index",
+    "rewired_index",
     "save_method",
     "write_index",
 ]
@@ -38,6 +39,7 @@ CLASS_NAME = "Colorizer"
 METHODS: dict[str, str] = {
     "colorizediffusion": "colorlab.methods.colorizediffusion:ColorizeDiffusion",
     "ctrlcolor": "colorlab.methods.ctrlcolor:CtrlColor",
+    "diffcolor": "colorlab.methods.diffcolor:DiffColor",
     "lcad": "colorlab.methods.lcad:Lcad",
     "text_to_image": "colorlab.methods.text_to_image:TextToImage",
 }
@@ -107,6 +109,22 @@ def read_index(folder: Path) -> ModelIndex:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise WeightsError(f"{str(path)!r} is damaged ({reason}); fetch or make the model again.") from error
+
+
+def rewired_index(index: ModelIndex, method: str) -> ModelIndex:
+    """Return an index that has the networks of a folder wired by another method.
+
+    A whole CLIP in the place of the text encoder serves as both towers with their projections, too.
+
+    Raises:
+        RangeError: there is no such method.
+    """
+    found = find_method(method)
+    components = dict(index.components)
+    for name in found.optional_component_names:
+        if name.startswith("projected_") and name not in components:
+            components[name] = components["text_encoder"]
+    return replace(index, method=method, components=components, settings={})
 
 
 def write_index(folder: Path, index: ModelIndex) -> ModelIndex:

@@ -1,4 +1,4 @@
-"""The one door to diffusers, transformers and lpips, and the repair of a torchvision without compiled operators.
+"""The one door to diffusers, transformers, peft and lpips, and the repair of a torchvision without compiled operators.
 
 Import foreign classes from here: `from colorlab.networks.libraries import UNet2DConditionModel`. Importing this module
 costs nothing; a library is imported when the first of its names is asked for. Before that, a torchvision whose compiled
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.vae import Decoder, Encoder
     from diffusers.training_utils import EMAModel
     from lpips import LPIPS
+    from peft import LoraConfig, inject_adapter_in_model
     from transformers import (
         CLIPConfig,
         CLIPImageProcessor,
@@ -68,10 +69,12 @@ __all__ = [
     "EMAModel",
     "Encoder",
     "EulerDiscreteScheduler",
+    "LoraConfig",
     "ModelMixin",
     "SamConfig",
     "SamModel",
     "UNet2DConditionModel",
+    "inject_adapter_in_model",
     "register_to_config",
     "repair_torchvision",
 ]
@@ -83,12 +86,15 @@ _SPECIAL_HOMES = {
     "EMAModel": "diffusers.training_utils",
     "Encoder": "diffusers.models.autoencoders.vae",
     "LPIPS": "lpips",
+    "LoraConfig": "peft",
+    "inject_adapter_in_model": "peft",
     "register_to_config": "diffusers.configuration_utils",
 }
 _PACKAGE_OF_LIBRARY = {
     "diffusers": "colorlab",
     "transformers": "colorlab",
     "lpips": "colorlab[eval]",
+    "peft": "colorlab[tune]",
     "torchvision": "colorlab[eval]",
 }
 

@@ -11,6 +11,7 @@ import torch
 from colorlab.conditioning import Conditioning
 from colorlab.errors import ColorlabError, ImageError, RangeError, RunFileError, ShapeError
 from colorlab.methods.absent import AbsentMethod, ModelDescription
+from colorlab.methods.adaptation import Adaptation
 from colorlab.methods.base import Method, Prepared
 from colorlab.networks.environment import Environment, environment_of
 from colorlab.runs.cost import CostMeter
@@ -24,7 +25,7 @@ from colorlab.sampling.records import StepRecord
 from colorlab.sampling.state import State
 from colorlab.settings import Settings
 
-__all__ = ["decode_models", "decode_tree"]
+__all__ = ["decode_adaptations", "decode_models", "decode_tree"]
 
 T = TypeVar("T")
 Edge = tuple[StepRecord, State]
@@ -44,6 +45,25 @@ def decode_models(archive: Archive) -> dict[str, ModelDescription]:
     def decode() -> dict[str, ModelDescription]:
         keys = dict.fromkeys(segment["model"] for segment in archive.content["segments"].values())
         return {key: ModelDescription.from_dict(archive.content["models"][key]) for key in keys}
+
+    return _checked(decode)
+
+
+def decode_adaptations(archive: Archive) -> dict[str, Adaptation]:
+    """Return what was tuned on top of the models of a file, by content hash.
+
+    Raises:
+        RunFileError: the file is damaged.
+    """
+
+    def decode() -> dict[str, Adaptation]:
+        found = {}
+        for key, entry in archive.content.get("adaptations", {}).items():
+            tensors = {name: archive.tensors[tensor] for name, tensor in entry["tensors"].items()}
+            found[key] = Adaptation(tensors, entry["info"])
+            if found[key].content_hash != key:
+                raise RunFileError("The run file is damaged: an adaptation in it changed; use another copy of it.")
+        return found
 
     return _checked(decode)
 

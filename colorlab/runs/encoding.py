@@ -13,6 +13,7 @@ import torch
 
 from colorlab.conditioning import Conditioning
 from colorlab.methods.absent import ModelDescription
+from colorlab.methods.adaptation import Adaptation
 from colorlab.methods.base import Method
 from colorlab.networks.environment import Environment
 from colorlab.picture_codec import encode_picture
@@ -46,6 +47,7 @@ class Encoder:
         self._written: dict[str, dict[str, Any]] = {}
         self._tensor_names: set[str] = set()
         self._conditionings: set[str] = set()
+        self._adaptations: set[str] = set()
         self._new, self._in_tree = Archive({}), frozenset[Run]()
 
     def copy(self) -> "Encoder":
@@ -54,7 +56,15 @@ class Encoder:
         # Counters may be shared: a number that is left out does no harm.
         other._numbers = self._numbers
         other._keys = {table: known.copy() for table, known in self._keys.items()}
-        for name in ("_environments", "_models", "_pictures", "_written", "_tensor_names", "_conditionings"):
+        for name in (
+            "_environments",
+            "_models",
+            "_pictures",
+            "_written",
+            "_tensor_names",
+            "_conditionings",
+            "_adaptations",
+        ):
             setattr(other, name, getattr(self, name).copy())
         return other
 
@@ -194,10 +204,22 @@ class Encoder:
     def _model(self, method: Method) -> str:
         """Write which model a run is of."""
         description = ModelDescription.of(method)
+        if description.adaptation and method.adaptation is not None:
+            self._adaptation(method.adaptation)
         if description not in self._models:
             self._models[description] = f"m{next(self._numbers['models'])}"
             self._new.content["models"][self._models[description]] = description.to_dict()
         return self._models[description]
+
+    def _adaptation(self, adaptation: Adaptation) -> None:
+        """Write what was tuned on top of a model, once."""
+        key = adaptation.content_hash
+        if key not in self._adaptations:
+            self._adaptations.add(key)
+            self._new.content["adaptations"][key] = {
+                "info": dict(adaptation.info),
+                "tensors": {name: self._tensor(tensor.detach().cpu()) for name, tensor in adaptation.tensors.items()},
+            }
 
     def _environment(self, environment: Environment | None) -> str | None:
         """Write a fingerprint."""

@@ -10,6 +10,7 @@
 | table of the content | key | entry |
 | --- | --- | --- |
 | `models` | `m0` ... | name, method, hash of the weights, noise schedule, device and dtype; no weights |
+| `adaptations` | content hash | what was tuned on top of a model: info, and its tensors by name |
 | `environments` | `n0` ... | fingerprint of network calls |
 | `conditionings` | content hash | as `Conditioning.to_json`; the bytes of a picture (mostly PNG) are a tensor |
 | `segments` | `s0` ... | model, first step, conditioning, settings, latent shape, edits (name and fields of each) |
@@ -45,7 +46,7 @@ from colorlab.errors import ColorlabError, RunFileError
 __all__ = ["SUFFIX", "TABLES", "Archive", "RunFileWarning", "merge", "read_archive", "tensor_name", "write_archive"]
 
 SUFFIX = ".colorlab"
-TABLES = ("models", "environments", "conditionings", "segments", "initials", "edges", "runs")
+TABLES = ("models", "adaptations", "environments", "conditionings", "segments", "initials", "edges", "runs")
 
 _VERSION = "1"
 _VERSION_KEY, _CONTENT_KEY, _HASH_KEY = "colorlab_run_file", "content", "sha256"

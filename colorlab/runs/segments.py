@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -18,7 +18,6 @@ from colorlab.runs.tree import Tree
 from colorlab.sampling.loop import first_state, sample_step
 from colorlab.sampling.noise import initial_noise
 from colorlab.sampling.records import StepRecord
-from colorlab.sampling.schedules import SolverName, TimestepSpacing
 from colorlab.sampling.solvers import find_solver
 from colorlab.sampling.state import State
 from colorlab.settings import Settings
@@ -62,12 +61,7 @@ class Segment:
 
 def timesteps_of(method: Method, settings: Settings) -> torch.Tensor:
     """Return the timesteps that `settings` ask for, noisiest first."""
-    return method.schedule.timesteps(
-        settings.num_inference_steps,
-        cast(TimestepSpacing, settings.timestep_spacing),
-        solver=cast(SolverName, settings.solver),
-        as_published=settings.as_published,
-    )
+    return method.timesteps(settings)
 
 
 def initial_state(method: Method, segment: Segment, *, sample_index: int = 0) -> State:

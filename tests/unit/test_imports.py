@@ -37,6 +37,7 @@ LAYERS = (
     ("runs",),
     ("inspection",),
     ("segmentation",),
+    ("tuning",),
     ("registry",),
     ("colorizer",),
     ("video",),

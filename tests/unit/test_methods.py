@@ -31,7 +31,7 @@ def cond(picture):
 def test_the_methods_of_the_table_exist_under_their_names():
     for name in METHODS:
         assert find_method(name).name == name
-    with pytest.raises(RangeError, match="no method 'lcda'; there are: colorizediffusion, ctrlcolor, lcad"):
+    with pytest.raises(RangeError, match="no method 'lcda'; there are: colorizediffusion, ctrlcolor, diffcolor, lcad"):
         find_method("lcda")
 
 

@@ -10,6 +10,7 @@ from colorlab.colorizer import Colorizer
 from colorlab.methods.base import Method
 from colorlab.methods.colorizediffusion import ColorizeDiffusion
 from colorlab.methods.ctrlcolor import CtrlColor
+from colorlab.methods.diffcolor import DiffColor
 from colorlab.methods.lcad import Lcad
 from colorlab.methods.text_to_image import TextToImage
 from colorlab.networks.deformable import DeformableUnits
@@ -50,6 +51,30 @@ def tiny_tokenizer() -> CLIPTokenizer:
         pad_token=END,
         model_max_length=MAX_TOKENS,
     )
+
+
+def word_tokenizer(words: str) -> CLIPTokenizer:
+    """Read each of some lower-case words as one token, and spell every other one in pieces."""
+    letters = string.ascii_lowercase
+    merges: dict[tuple[str, str], None] = {}
+    for word in words.split():
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            merges[pieces[0], pieces[1]] = None
+            pieces = ["".join(pieces[:2]), *pieces[2:]]
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges), START, END]
+    tokenizer = CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=list(merges),
+        bos_token=START,
+        eos_token=END,
+        unk_token=END,
+        pad_token=END,
+        model_max_length=MAX_TOKENS,
+    )
+    # A merge that one word begins with must not lie inside another one.
+    assert all(len(tokenizer(word, add_special_tokens=False).input_ids) == 1 for word in words.split())
+    return tokenizer
 
 
 def tiny_unet(in_channels: int) -> UNet2DConditionModel:
@@ -168,6 +193,34 @@ def tiny_colorizediffusion(*, reads: str = "local") -> ColorizeDiffusion:
 def tiny_lcad(*, schedule: NoiseSchedule | None = None) -> Lcad:
     """Return an L-CAD that works at 32 px."""
     return Lcad(tiny_components(WIDTHS[-1], schedule=schedule), working_px=32, model_name="tiny/lcad")
+
+
+DIFFCOLOR_WORDS = "a an the photo of colorful cat sofa on brown blue red sks zwx ohwx"
+
+
+def tiny_diffcolor() -> DiffColor:
+    """Return a DiffColor that works at 32 px, knows a few words, and has a CLIP of two towers."""
+    components = tiny_components(0)
+    del components["luminance_encoder"]
+    tokenizer = components["tokenizer"] = word_tokenizer(DIFFCOLOR_WORDS)
+    text_config = components["text_encoder"].config
+    sizes = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
+    text_config.update({**sizes, "eos_token_id": tokenizer.eos_token_id, "projection_dim": 16})
+    vision_config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=4,
+        projection_dim=16,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        components["text_encoder"] = CLIPTextModel(text_config)
+        components["projected_text_encoder"] = CLIPTextModelWithProjection(text_config)
+        components["projected_image_encoder"] = CLIPVisionModelWithProjection(vision_config)
+    return DiffColor(components, working_px=32, model_name="tiny/diffcolor")
 
 
 def tiny_text_to_image() -> TextToImage:

@@ -1,0 +1,64 @@
+"""Checkpoints: states of a tuning that it can go back to, within a budget of bytes."""
+
+from collections.abc import Iterator
+
+from colorlab.errors import RangeError
+from colorlab.tuning.state import TuningState
+
+__all__ = ["Checkpoints"]
+
+
+class Checkpoints:
+    """States by the number of iterations done, oldest first.
+
+    The first and the newest stay; where all are more than the budget, every second one between them goes, the oldest
+    gaps last to grow.
+
+    Args:
+        max_bytes: of all tensors together.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._states: dict[int, TuningState] = {}
+
+    def keep(self, state: TuningState) -> None:
+        """Take in a state, and give others up until the budget holds."""
+        self._states[state.number] = state
+        while self.num_bytes > self.max_bytes and len(self._states) > 2:
+            between = sorted(self._states)[1:-1]
+            for number in between[::2]:
+                del self._states[number]
+
+    def go_back(self, number: int) -> TuningState:
+        """Return the state after so many iterations, and forget those after it.
+
+        Raises:
+            RangeError: there is no such checkpoint.
+        """
+        if number not in self._states:
+            known = ", ".join(map(str, self.numbers)) or "none"
+            raise RangeError(f"There is no checkpoint after {number!r} iterations; there are: {known}.")
+        for later in [other for other in self._states if other > number]:
+            del self._states[later]
+        return self._states[number]
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """After how many iterations there is one."""
+        return tuple(sorted(self._states))
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors; those that states share count once for each."""
+        return sum(state.num_bytes for state in self._states.values())
+
+    def __iter__(self) -> Iterator[TuningState]:
+        return iter([self._states[number] for number in self.numbers])
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __repr__(self) -> str:
+        places = ", ".join(map(str, self.numbers)) or "none"
+        return f"Checkpoints after {places}: {self.num_bytes / 2**20:.1f} of {self.max_bytes / 2**20:.0f} MiB"

@@ -1,0 +1,97 @@
+"""The pictures of a tuning: what stage 1 gives, and how well stage 2 reproduces it."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from colorlab.conditioning import Conditioning
+from colorlab.images import load_image, resize_image, to_uint8
+from colorlab.mechanisms.gray_start import GrayStart
+from colorlab.mechanisms.spatial_alignment import Drift, measure_drift
+from colorlab.methods.adaptation import Adaptation
+from colorlab.methods.base import gray_image, users_stacklevel
+from colorlab.methods.diffcolor import DiffColor, PreparedDiffColor
+from colorlab.runs.run import Run
+from colorlab.settings import Settings
+
+__all__ = ["PSNR_LIMIT", "Painted", "TuningWarning", "check_reconstruction", "paint_prior"]
+
+PSNR_LIMIT = 25.0
+"""Decibels that a reconstruction has to reach. Ours."""
+
+
+class TuningWarning(UserWarning):
+    """A tuning went on, but the user should know: the structure moved, a picture is not reproduced, a disk is full."""
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """A picture of a tuned model.
+
+    Args:
+        generated: (H, W, 3) uint8, as it was decoded.
+        aligned: (H, W, 3) uint8, of the input's size and lightness.
+        drift: how far the structure moved before alignment.
+    """
+
+    generated: np.ndarray
+    aligned: np.ndarray
+    drift: Drift
+
+
+def paint(method: DiffColor, conditioning: Conditioning, settings: Settings) -> Painted:
+    """Sample one picture and align it."""
+    run = Run.start(method, conditioning, settings).finish(progress=False)
+    prepared = run.segments[-1].prepared
+    assert isinstance(prepared, PreparedDiffColor)
+    with method.lock, torch.no_grad():
+        decoded = method.decode(run.state.latents, prepared, settings)
+    gray = resize_image(gray_image(conditioning), (decoded.shape[-2], decoded.shape[-1]))
+    return Painted(to_uint8(decoded), np.array(run.image), measure_drift(decoded, gray))
+
+
+def paint_prior(
+    method: DiffColor, adaptation: Adaptation, conditioning: Conditioning, settings: Settings, *, strength: float
+) -> Painted:
+    """Paint stage 1's picture: from the noised gray picture, with the context alone.
+
+    Warns:
+        TuningWarning: the structure moved so far that colors will be misplaced.
+    """
+    settings = settings.replace(strength=strength, guidance_scale=1.0)
+    painted = paint(
+        method.adapted(adaptation), conditioning, settings.with_mechanism(GrayStart.name, start="noise_gray")
+    )
+    if painted.drift.is_large:
+        warnings.warn(
+            f"Stage 1's picture does not follow the gray one: {painted.drift}. Raise luma_weight, lower "
+            "prior_strength, or align with backend='flow'.",
+            TuningWarning,
+            stacklevel=users_stacklevel(),
+        )
+    return painted
+
+
+def check_reconstruction(
+    method: DiffColor, adaptation: Adaptation, conditioning: Conditioning, settings: Settings
+) -> float:
+    """Return how well a tuned model reproduces the picture it was tuned for, PSNR in dB of the finished pictures.
+
+    Warns:
+        TuningWarning: it is below `PSNR_LIMIT`: edits will change more than their object.
+    """
+    settings = settings.replace(guidance_scale=1.0).with_mechanism(GrayStart.name, start="invert")
+    painted = paint(method.adapted(adaptation), conditioning.replace(prompt=""), settings)
+    wanted = load_image(adaptation.tensors["picture/aligned"].numpy())
+    error = float((load_image(painted.aligned) - wanted).square().mean())
+    found = float("inf") if error == 0 else -10 * float(np.log10(error))
+    if found < PSNR_LIMIT:
+        warnings.warn(
+            f"The reconstruction reaches {found:.1f} dB of {PSNR_LIMIT:g}: edits will change more than their object; "
+            "give the reconstruction more steps.",
+            TuningWarning,
+            stacklevel=users_stacklevel(),
+        )
+    return found

@@ -1,0 +1,274 @@
+"""Tuning: it can be stepped, paused, rolled back, killed and resumed, and nothing of that changes its curve."""
+
+import contextlib
+import errno
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_colorizer, tiny_diffcolor, tiny_lcad, tiny_picture
+
+import colorlab.tuning.tuning as module
+from colorlab.errors import RangeError, RunFileError, StateError
+from colorlab.tuning.checkpoints import Checkpoints
+from colorlab.tuning.optimizer import Moments
+from colorlab.tuning.pictures import TuningWarning
+from colorlab.tuning.plan import PRESETS, STAGES
+from colorlab.tuning.state import TuningState
+
+CONTEXT = "a photo of a cat"
+pytestmark = pytest.mark.filterwarnings("ignore::colorlab.tuning.pictures.TuningWarning")
+
+
+@pytest.fixture
+def colorizer():
+    return tiny_colorizer(tiny_diffcolor())
+
+
+@pytest.fixture
+def tuning(colorizer):
+    return colorizer.tune(tiny_picture(), prompt=CONTEXT, preset="smoke")
+
+
+def losses(tuning):
+    return [(row["stage"], row["iteration"], row["loss"]) for row in tuning.state.rows]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A tuning that nothing interrupted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TuningWarning)
+        tuning = tiny_colorizer(tiny_diffcolor()).tune(tiny_picture(), prompt=CONTEXT, preset="smoke")
+        return tuning.finish(progress=False)
+
+
+def test_all_stages_are_gone_through_one_iteration_at_a_time(tuning, whole):
+    seen = [(state.stage, state.number) for state in tuning]
+    assert [number for _, number in seen] == list(range(1, 10))
+    assert [stage for stage, _, _ in losses(tuning)] == [stage for stage in STAGES for _ in range(3)]
+    assert losses(tuning) == losses(whole)
+    assert tuning.is_finished
+    with pytest.raises(StateError, match="All stages are done"):
+        tuning.step()
+
+
+def test_the_result_colors_the_picture_and_other_words_need_no_tuning(colorizer, whole):
+    adaptation = whole.adaptation
+    assert adaptation.stages == STAGES
+    assert adaptation.tensors["picture/aligned"].shape == (*tiny_picture().shape, 3)
+    assert adaptation.rewriting.text == "a photo of a sks cat"
+    assert adaptation.info["curves"]["embedding"]["loss"] == pytest.approx(
+        [loss for stage, _, loss in losses(whole) if stage == "embedding"], rel=1e-5
+    )
+    tuned = colorizer.with_adaptation(adaptation)
+    before = tuned.method.network_calls["unet"]
+    images = [tuned.start(tiny_picture(), prompt=f"a photo of a {color} cat").image for color in ("blue", "red")]
+    assert not np.array_equal(*images)
+    # Steps of the run and of its inversion, nothing else.
+    assert tuned.method.network_calls["unet"] - before <= 2 * 2 * 20
+
+
+def test_an_interrupt_at_any_place_of_any_stage_loses_nothing(colorizer, whole, monkeypatch):
+    tuning = colorizer.tune(tiny_picture(), prompt=CONTEXT, preset="smoke")
+    places = ("adam_step", "clip_gradients", "paint_prior", "check_reconstruction")
+    for place in places:
+        real = getattr(module, place)
+        calls = [0]
+
+        def interrupted(*arguments, real=real, calls=calls, **keywords):
+            calls[0] += 1
+            if calls[0] == 1:
+                raise KeyboardInterrupt
+            return real(*arguments, **keywords)
+
+        monkeypatch.setattr(module, place, interrupted)
+        number = tuning.num_iterations
+        with contextlib.suppress(KeyboardInterrupt):
+            tuning.step()
+            while not calls[0]:
+                number = tuning.num_iterations
+                tuning.step()
+        assert tuning.num_iterations in (number, number + 1)
+        monkeypatch.setattr(module, place, real)
+    tuning.finish(progress=False)
+    assert losses(tuning) == losses(whole)
+    assert tuning.adaptation.content_hash == whole.adaptation.content_hash
+
+
+def test_a_pause_ends_a_loop_and_resume_goes_on(tuning, whole):
+    for state in tuning:
+        if state.number == 4:
+            tuning.pause()
+    assert tuning.num_iterations == 4
+    assert tuning.finish(progress=False).num_iterations == 4
+    tuning.resume().finish(progress=False)
+    assert losses(tuning) == losses(whole)
+
+
+def test_rolled_back_it_takes_the_same_way_again(tuning, whole):
+    tuning.finish(progress=False)
+    assert tuning.checkpoints.numbers == (0, 2, 3, 5, 6, 8, 9)
+    tuning.roll_back(2)
+    assert tuning.stage == "contrastive"
+    assert tuning.checkpoints.numbers == (0, 2)
+    tuning.finish(progress=False)
+    assert losses(tuning) == losses(whole)
+    assert tuning.adaptation.content_hash == whole.adaptation.content_hash
+    with pytest.raises(RangeError, match="no checkpoint after 4 iterations; there are: 0, 2, 3"):
+        tuning.roll_back(4)
+
+
+def test_checkpoints_stay_within_their_bytes_and_keep_the_first_and_the_newest():
+    checkpoints = Checkpoints(5000)
+    for number in range(1, 40):
+        rows = tuple({"stage": "contrastive", "iteration": k} for k in range(number))
+        checkpoints.keep(TuningState("contrastive", number, {"a": torch.zeros(100)}, Moments(), rows=rows))
+        assert checkpoints.num_bytes <= 5000
+        assert checkpoints.numbers[0] == 1
+        assert checkpoints.numbers[-1] == number
+    assert len(checkpoints) > 5
+    assert "of 0 MiB" in repr(checkpoints)
+
+
+@pytest.mark.parametrize("number", [1, 3, 5, 7])
+def test_saved_and_resumed_it_takes_the_same_way(colorizer, whole, tmp_path, number):
+    tuning = colorizer.tune(tiny_picture(), prompt=CONTEXT, preset="smoke")
+    while tuning.num_iterations < number:
+        tuning.step()
+    tuning.save(tmp_path / "cat.tuning")
+    resumed = tiny_colorizer(tiny_diffcolor()).resume_tuning(tmp_path / "cat.tuning")
+    assert resumed.num_iterations == number
+    assert resumed.checkpoints.numbers == tuning.checkpoints.numbers
+    resumed.finish(progress=False)
+    assert [loss for *_, loss in losses(resumed)] == pytest.approx([loss for *_, loss in losses(whole)], abs=1e-6)
+    assert resumed.adaptation.content_hash == whole.adaptation.content_hash
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, {folder!r})
+import torch
+torch.set_num_threads(1)
+from tiny import tiny_colorizer, tiny_diffcolor, tiny_picture
+tuning = tiny_colorizer(tiny_diffcolor()).tune(tiny_picture(), prompt={context!r}, preset="smoke").autosave({path!r})
+for state in tuning:
+    if state.number == {number}:
+        os._exit(9)
+"""
+
+
+def test_killed_and_resumed_it_takes_the_same_way(colorizer, whole, tmp_path):
+    path = tmp_path / "cat.tuning"
+    code = KILLED.format(folder=str(Path(__file__).parent), context=CONTEXT, path=str(path), number=7)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True, timeout=250)
+    assert done.returncode == 9, done.stderr.decode()
+    resumed = colorizer.resume_tuning(path)
+    assert resumed.num_iterations == 6
+    resumed.finish(progress=False)
+    assert [loss for *_, loss in losses(resumed)] == pytest.approx([loss for *_, loss in losses(whole)], abs=1e-6)
+
+
+def test_a_full_disk_warns_and_the_tuning_goes_on(tuning, whole, tmp_path, monkeypatch):
+    path = tmp_path / "cat.tuning"
+    tuning.autosave(path)
+    first = path.read_bytes()
+
+    @contextlib.contextmanager
+    def full(path, *, is_durable=False):
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    monkeypatch.setattr("colorlab.runs.run_file.atomic_file", full)
+    tuning.step()
+    with pytest.warns(TuningWarning, match="no space left on device"):
+        tuning.step()
+    assert path.read_bytes() == first
+    with pytest.raises(RunFileError, match="no space left"):
+        tuning.save(tmp_path / "other.tuning")
+    monkeypatch.undo()
+    tuning.finish(progress=False)
+    assert losses(tuning) == losses(whole)
+    assert tiny_colorizer(tiny_diffcolor()).resume_tuning(path).is_finished
+
+
+def test_files_that_are_no_tuning_or_of_other_weights_are_refused(tuning, colorizer, tmp_path):
+    path = tuning.save(tmp_path / "cat.tuning")
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    (tmp_path / "bad.tuning").write_bytes(content)
+    with pytest.raises(RunFileError, match="damaged"):
+        colorizer.resume_tuning(tmp_path / "bad.tuning")
+    with pytest.raises(RunFileError, match="There is no run file"):
+        colorizer.resume_tuning(tmp_path / "dog.tuning")
+    with pytest.raises(RunFileError, match=r"ends in \.tuning"):
+        tuning.save(tmp_path / "cat.pt")
+    with pytest.raises(RunFileError, match="There is no folder"):
+        tuning.save(tmp_path / "nowhere" / "cat.tuning")
+    colorizer.start(tiny_picture(), prompt=CONTEXT).save(tmp_path / "run.colorlab")
+    with pytest.raises(RunFileError, match="holds runs, but no tuning"):
+        colorizer.resume_tuning(tmp_path / "run.colorlab")
+    colorizer.method.base_hash = "ab"
+    with pytest.raises(RangeError, match="other weights"):
+        colorizer.resume_tuning(path)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [("", "is empty"), ("a photo of a blue cat", "already names the color 'blue'"), ("cat", "No object was found")],
+)
+def test_contexts_that_can_not_be_used_are_refused_before_anything_is_computed(colorizer, prompt, message):
+    with pytest.raises(RangeError, match=message):
+        colorizer.tune(tiny_picture(), prompt=prompt, preset="smoke")
+    assert colorizer.method.network_calls["unet"] == 0
+
+
+def test_other_methods_and_adapted_models_are_not_tuned(colorizer, whole):
+    with pytest.raises(RangeError, match="not tuned on single pictures"):
+        tiny_colorizer(tiny_lcad()).tune(tiny_picture(), prompt=CONTEXT)
+    with pytest.raises(RangeError, match="carries an adaptation already"):
+        colorizer.with_adaptation(whole.adaptation).tune(tiny_picture(), prompt=CONTEXT, preset="smoke")
+
+
+def test_stage_1_stops_when_the_margin_no_longer_rises(colorizer):
+    plan = PRESETS["smoke"].replace(num_steps={"contrastive": 50, "embedding": 0, "reconstruction": 0})
+    settings = colorizer.settings.with_mechanism("contrastive_tuning", patience=2.0, learning_rate=1e-8)
+    tuning = colorizer.tune(tiny_picture(), settings, prompt=CONTEXT, preset=plan).finish(progress=False)
+    assert tuning.is_finished
+    assert 3 <= tuning.num_iterations < 50
+    assert tuning.adaptation.stages == ("contrastive",)
+
+
+def test_the_budget_names_every_stage_and_changes_nothing(tuning, whole):
+    budget = tuning.budget
+    assert list(budget) == list(STAGES)
+    assert all(stage.seconds > 0 and stage.num_bytes > 0 for stage in budget.values())
+    assert budget.minutes == pytest.approx(sum(stage.minutes for stage in budget.values()))
+    assert "checkpoints: at most 256 MiB" in repr(budget)
+    assert tuning.num_iterations == 0
+    tuning.step()
+    assert losses(tuning) == losses(whole)[:1]
+
+
+def test_curves_and_thumbnails_can_be_shown_at_any_moment(tuning):
+    with pytest.raises(StateError, match="has no iteration yet"):
+        tuning.curves()
+    tuning.step()
+    exhibit = tuning.curves()
+    assert {"loss", "contrastive", "guidance", "margin", "chroma"} <= set(exhibit.provenance["labels"])
+    assert exhibit.array.shape == (len(exhibit.provenance["labels"]), 1)
+    assert json.dumps(exhibit.provenance["labels"])
+    assert exhibit.plot() is not None
+    assert list(tuning.thumbnails) == [1]
+    assert tuning.thumbnails[1].dtype == np.uint8
+
+
+def test_a_picture_that_does_not_follow_the_gray_one_is_warned_of(colorizer):
+    plan = PRESETS["smoke"].replace(num_steps={"contrastive": 1, "embedding": 0, "reconstruction": 0})
+    with pytest.warns(TuningWarning, match="does not follow the gray one"):
+        colorizer.tune(tiny_picture(), prompt=CONTEXT, preset=plan).finish(progress=False)
