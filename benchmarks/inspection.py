@@ -1,6 +1,6 @@
 """What inspection costs, against diffusers alone: recorded runs, autosave, memory kept, queries, branches.
 
-    python benchmarks/inspection.py [MODEL] [--threads 2] [--pairs 30] [--sd-size] [--cpu-time] [--quick]
+    python benchmarks/inspection.py [MODEL] [--threads 2] [--pairs 30] [--sd-size] [--cpu-time] [--only PART] [--quick]
 
 All in one warm process, as ratios of times that were taken in alternating pairs; recorded runs and the plain loop
 take their steps in turns, so that both see the same machine. The loop in plain diffusers (DDIM and
@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -352,26 +353,72 @@ def random_colorizer(unet: Mapping[str, Any], working_px: int, tokenizer: Any) -
     return Colorizer(method)
 
 
-def measure(model: str, watch: Stopwatch, *, steps: int, pairs: int, sd_pairs: int, memory_steps: int) -> Iterator[Row]:
-    """Measure everything; no model of the size of Stable Diffusion with `sd_pairs` 0."""
-    colorizer = colorlab.load(model)
-    gray = resize_image(load_gray(data.astronaut()), (128, 128))[0, 0].numpy()
-    what = f"`{model}`"
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What is measured on one model; each part by itself, or one after the other.
 
-    def start() -> Run:
-        return colorizer.start(gray, prompt=PROMPT, num_inference_steps=steps)
+    Args:
+        model: name of the model.
+        watch: times it.
+        steps: of a run.
+        pairs: of everything that is repeated.
+        sd_pairs: of runs of the size of Stable Diffusion.
+        memory_steps: of the run whose memory is counted.
+    """
 
-    yield from recording_rows(f"{what}, {steps} steps", start, pairs, watch)
-    yield from query_rows(what, start().finish(progress=False), pairs, watch)
-    yield branch_row(what, start, pairs, watch)
-    tokenizer = colorizer.method.components["tokenizer"]
-    yield memory_row(tokenizer, memory_steps)
-    if sd_pairs:
-        large = random_colorizer(SD_UNET, 256, tokenizer)
-        title = "a UNet of the size of Stable Diffusion 1.5 at 256 px"
-        yield from recording_rows(
-            f"{title}, 4 steps", lambda: large.start(prompt=PROMPT, num_inference_steps=4), sd_pairs, watch
-        )
+    model: str
+    watch: Stopwatch
+    steps: int
+    pairs: int
+    sd_pairs: int
+    memory_steps: int
+
+    @cached_property
+    def colorizer(self) -> Colorizer:
+        """The model."""
+        return colorlab.load(self.model)
+
+    @property
+    def what(self) -> str:
+        """Its name in the table."""
+        return f"`{self.model}`"
+
+    def start(self) -> Run:
+        """Start a run of a photograph."""
+        gray = resize_image(load_gray(data.astronaut()), (128, 128))[0, 0].numpy()
+        return self.colorizer.start(gray, prompt=PROMPT, num_inference_steps=self.steps)
+
+    def recording(self) -> Iterator[Row]:
+        """Compare recorded runs with the plain loop."""
+        return recording_rows(f"{self.what}, {self.steps} steps", self.start, self.pairs, self.watch)
+
+    def queries(self) -> Iterator[Row]:
+        """Time queries."""
+        return query_rows(self.what, self.start().finish(progress=False), self.pairs, self.watch)
+
+    def branch(self) -> Iterator[Row]:
+        """Compare a branch with the steps that remained."""
+        yield branch_row(self.what, self.start, self.pairs, self.watch)
+
+    def memory(self) -> Iterator[Row]:
+        """Count what is kept."""
+        yield memory_row(self.colorizer.method.components["tokenizer"], self.memory_steps)
+
+    def sd_size(self) -> Iterator[Row]:
+        """Compare recorded runs of the size of Stable Diffusion with the plain loop."""
+        large = random_colorizer(SD_UNET, 256, self.colorizer.method.components["tokenizer"])
+        title = "a UNet of the size of Stable Diffusion 1.5 at 256 px, 4 steps"
+        start = partial(large.start, prompt=PROMPT, num_inference_steps=4)
+        return recording_rows(title, start, self.sd_pairs, self.watch)
+
+
+PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "recording": Bench.recording,
+    "queries": Bench.queries,
+    "branch": Bench.branch,
+    "memory": Bench.memory,
+    "sd-size": Bench.sd_size,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -383,26 +430,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sd-size", action="store_true", help="also a random UNet of the size of Stable Diffusion 1.5")
     parser.add_argument("--sd-pairs", type=int, default=3)
     parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor, not of the clock")
+    parser.add_argument("--only", choices=[*PARTS], help="one part of the table")
     parser.add_argument("--quick", action="store_true", help="few short repetitions, to see that it works")
     options = parser.parse_args(arguments)
     if options.cpu_time and options.threads != 1:
         parser.error("--cpu-time needs --threads 1: of the plain loop it counts one thread alone.")
     steps, pairs, memory_steps = (3, 2, 2) if options.quick else (20, options.pairs, SD_STEPS)
+    parts = [options.only] if options.only else [part for part in PARTS if part != "sd-size" or options.sd_size]
     clock = "processor time" if options.cpu_time else "clock time"
     print(f"{options.model} at 128 px: {pairs} pairs, {options.threads} threads, {clock}\n\n{HEADER}", flush=True)
+    watch = Stopwatch(time.process_time, time.thread_time) if options.cpu_time else Stopwatch()
+    bench = Bench(options.model, watch, steps, pairs, options.sd_pairs, memory_steps)
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
-        rows = measure(
-            options.model,
-            Stopwatch(time.process_time, time.thread_time) if options.cpu_time else Stopwatch(),
-            steps=steps,
-            pairs=pairs,
-            sd_pairs=options.sd_pairs if options.sd_size else 0,
-            memory_steps=memory_steps,
-        )
-        for row in rows:
-            print(row, flush=True)
+        for part in parts:
+            for row in PARTS[part](bench):
+                print(row, flush=True)
     finally:
         torch.set_num_threads(threads)
 

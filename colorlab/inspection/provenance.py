@@ -171,7 +171,7 @@ class _Places:
         name = "the region"
         if pixel is not None:
             x, y = check_pixel(pixel, size)
-            region, name = np.zeros(size, dtype=bool), f"pixel ({x:g}, {y:g})"
+            region, name = np.zeros(size, dtype=bool), f"pixel ({round(x, 1):g}, {round(y, 1):g})"
             region[int(y), int(x)] = True
         moves = [(0, 0), *(random_shifts(size) if baseline else ())]
         weights = torch.stack([coverage(region, size, size, shift=move) for move in moves])
@@ -271,7 +271,7 @@ class _Walk:
 
 def _last_step(run: Run, places: _Places) -> int:
     """Return the step from which on half of a place has its color, by the settle map."""
-    steps = torch.from_numpy(settled(run).array.copy()).float().flatten()
+    steps = torch.from_numpy(settled(run, progress=False).array.copy()).float().flatten()
     where = torch.ones_like(steps, dtype=torch.bool) if places.weights is None else places.weights[0] > 0
     return int(steps[where].quantile(_DECIDED_SHARE, interpolation="higher"))
 

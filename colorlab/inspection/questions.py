@@ -82,7 +82,7 @@ def ask_word(moment: PastStep, guidance_pass: str, word: str, occurrence: int) -
     with moment.lock, torch.no_grad():
         extra_tokens = template_tokens(reader, text, word)
     return Question(
-        f"{title}, which the prompt does not have",
+        f"{title}, which the prompt does not have,",
         "keys",
         ("attn2",),
         lambda site, number: indicator,
@@ -132,7 +132,7 @@ def ask_place(moment: PastCall, pixel: tuple[float, float] | None, region: Any, 
     details: dict[str, Any] = {"direction": direction}
     if pixel is not None:
         point = check_pixel(pixel, size)
-        name = f"pixel ({point[0]:g}, {point[1]:g})"
+        name = f"pixel ({round(point[0], 1):g}, {round(point[1], 1):g})"
         details["pixel"] = list(point)
 
         def weights(site: Site, number: int) -> torch.Tensor:

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator
 
 import torch
+from tqdm.auto import tqdm
 
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.baselines import random_shifts
-from colorlab.inspection.chroma import CHROMA_UNIT, DecoderName, chroma_decoder, chroma_distance
+from colorlab.inspection.chroma import CHROMA_UNIT, ChromaDecoder, DecoderName, chroma_decoder, chroma_distance
 from colorlab.inspection.moments import Askable
 from colorlab.inspection.replay import moment_of
 from colorlab.inspection.views import origin
@@ -36,22 +37,30 @@ def settle_steps(
         own path never is.
     """
     moves, end = tuple(shifts), None
-    stays, steps = torch.empty(0), torch.empty(0, dtype=torch.long)
-    for back, chroma in enumerate(backwards):
+    stays, num_near = torch.empty(0), torch.empty(0, dtype=torch.long)
+    for chroma in backwards:
         if end is None:
             end = chroma
             stays = torch.ones(len(moves), *chroma.shape[1:], dtype=torch.bool)
-            steps = torch.full(stays.shape, num_steps)
+            num_near = torch.zeros(stays.shape, dtype=torch.long)
         for index, move in enumerate(moves):
-            # Once far, a pixel counts no more, even if it was near at a step before.
-            stays[index] &= chroma_distance(chroma.roll(move, dims=(1, 2)), end) <= tolerance
-        steps[stays] = num_steps - 1 - back
+            if bool(stays[index].any()):
+                # Once far, a pixel counts no more, even if it was near at a step before.
+                stays[index] &= chroma_distance(chroma.roll(move, dims=(1, 2)), end) <= tolerance
+        num_near += stays
         if not bool(stays.any()):
             break
-    return steps
+    return num_steps - num_near
 
 
-def settled(run: Askable, *, tolerance: float = 5.0, decoder: DecoderName = "model", baseline: bool = False) -> Exhibit:
+def settled(
+    run: Askable,
+    *,
+    tolerance: float = 5.0,
+    decoder: DecoderName = "model",
+    baseline: bool = False,
+    progress: bool = True,
+) -> Exhibit:
     """Show after which step the color of every pixel is decided (record: no call of the denoising network).
 
     The first step from which on the chroma of the decoded clean prediction stays within `tolerance` of the prediction
@@ -66,6 +75,7 @@ def settled(run: Askable, *, tolerance: float = 5.0, decoder: DecoderName = "mod
             names the decoder and its error.
         baseline: whether to add what chance would give: the mean settle step when the path of another place of the
             picture (16 random moves) is held against the end of this one.
+        progress: whether to show a bar of the steps looked at; it ends where nothing was decided yet.
 
     Returns:
         (H, W) of the picture, or (h, w) of the latents: the step, 0 first.
@@ -79,15 +89,10 @@ def settled(run: Askable, *, tolerance: float = 5.0, decoder: DecoderName = "mod
     records = run.records
     if not records:
         raise StateError("This run has taken no step, so nothing is decided; step() or finish() it.")
-    decode = chroma_decoder(run, decoder)
-
-    def backwards() -> Iterator[torch.Tensor]:
-        for record in reversed(records):
-            moment = moment_of(run, record.step_index)
-            yield decode(moment, moment.clean)
-
-    last, null = len(records) - 1, None
-    chromas = list(backwards()) if baseline else backwards()
+    decode, last, null = chroma_decoder(run, decoder), len(records) - 1, None
+    chromas: Iterable[torch.Tensor] = _backwards(run, decode, progress)
+    # The baseline goes through them once more.
+    chromas = list(chromas) if baseline else chromas
     steps = settle_steps(chromas, len(records), tolerance=tolerance)[0]
     if baseline:
         moves = random_shifts((steps.shape[0], steps.shape[1]))
@@ -108,3 +113,10 @@ def settled(run: Askable, *, tolerance: float = 5.0, decoder: DecoderName = "mod
         },
         baseline=null,
     )
+
+
+def _backwards(run: Askable, decode: ChromaDecoder, progress: bool) -> Iterator[torch.Tensor]:
+    """Yield the chroma (2, H, W) of the clean prediction of every step, the last one first, under a bar."""
+    for record in tqdm(run.records[::-1], desc="settled", unit="step", disable=not progress):
+        moment = moment_of(run, record.step_index)
+        yield decode(moment, moment.clean)

@@ -13,6 +13,7 @@ from colorlab.inspection.provenance import Attribution, Removal, plan_provenance
 from colorlab.inspection.seeds import plan_seeds
 from colorlab.inspection.study import Study
 from colorlab.networks.sites import ATTENTION_KINDS, SiteKind
+from colorlab.runs.arguments import tells_arguments
 from colorlab.runs.run import Run
 
 __all__ = ["Studies", "StudyMenu", "StudyPlans"]
@@ -30,6 +31,11 @@ class StudyMenu(Generic[Answer]):
     def __init__(self, run: Run) -> None:
         self.run = run
 
+    def __repr__(self) -> str:
+        names = ", ".join(name for name in vars(StudyMenu) if not name.startswith("_"))
+        return f"{type(self).__name__} of {self.run.name!r}: {names}"
+
+    @tells_arguments
     def seeds(self, n: int = 8, *, batch_size: int = 4, baseline: bool = False, progress: bool = True) -> Answer:
         """Sample the run with several seeds and show how far their colors spread, with the pictures beside the map.
 
@@ -43,6 +49,7 @@ class StudyMenu(Generic[Answer]):
         """
         return self._answer(plan_seeds(self.run, n, batch_size=batch_size, baseline=baseline), progress)
 
+    @tells_arguments
     def head_ranking(
         self,
         step: int,
@@ -81,6 +88,7 @@ class StudyMenu(Generic[Answer]):
         )
         return self._answer(study, progress)
 
+    @tells_arguments
     def provenance(
         self,
         *,
@@ -129,6 +137,7 @@ class StudyMenu(Generic[Answer]):
         study = plan_provenance(self.run, removal, pixel=pixel, region=region, batch_size=batch_size, baseline=baseline)
         return self._answer(study, progress)
 
+    @tells_arguments
     def levels(
         self, prompts: Mapping[str, str] | None = None, *, baseline: bool = False, progress: bool = True
     ) -> Answer:
@@ -143,6 +152,7 @@ class StudyMenu(Generic[Answer]):
         """
         return self._answer(plan_levels(self.run, prompts, baseline=baseline), progress)
 
+    @tells_arguments
     def phrase_iou(self, *, steps: Sequence[int] | None = None, progress: bool = True) -> Answer:
         """Measure by step how well the attention of masked phrases covers their masks, with guidance and without.
 

@@ -28,7 +28,7 @@ class StudyWarning(UserWarning):
     """A study was stopped, and what is shown is only what was done until then."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyCost:
     """What a study will cost.
 
@@ -42,6 +42,9 @@ class StudyCost:
     calls: int
     decodings: int = 0
     seconds: float | None = None
+
+    def __repr__(self) -> str:
+        return f"StudyCost: {self}"
 
     def __str__(self) -> str:
         parts = [f"{self.calls} calls"] + ([f"{self.decodings} decodings"] if self.decodings else [])

@@ -220,8 +220,9 @@ def _require_axes(exhibit: Exhibit, number: int) -> None:
 
 
 def _with_caption(figure: LabFigure, exhibit: Exhibit) -> LabFigure:
-    """Write caption and verdict below the drawing."""
-    verdict = f" [{exhibit.verdict}]" if exhibit.verdict else ""
+    """Write the caption below the drawing, and the verdict unless the caption tells it."""
+    is_told = exhibit.verdict is None or f"Replay: {exhibit.verdict}" in exhibit.caption
+    verdict = "" if is_told else f" [{exhibit.verdict}]"
     width_chars = max(30, int(figure.get_figwidth() * 14))
     figure.supxlabel(textwrap.fill(f"{exhibit.caption}{verdict}", width_chars), fontsize=8)
     return figure

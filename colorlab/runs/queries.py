@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from colorlab.exhibits import Exhibit
+from colorlab.runs.arguments import tells_arguments
 
 if TYPE_CHECKING:
     from colorlab.inspection.studies import Studies
@@ -23,6 +24,7 @@ _INSPECTION = "colorlab.inspection"
 class Queries:
     """What can be asked about any path of states, a run or a recording; every answer is an `Exhibit`."""
 
+    @tells_arguments
     def attention(
         self,
         step: int,
@@ -84,6 +86,7 @@ class Queries:
         )
         return exhibit
 
+    @tells_arguments
     def sites(
         self,
         glob: str = "*",
@@ -106,6 +109,7 @@ class Queries:
         found: tuple[Site, ...] = _inspection("codings").all_sites(self, glob=glob, kind=kind, resolution=resolution)
         return found
 
+    @tells_arguments
     def features(self, step: int, site: str, *, guidance_pass: str = "cond", baseline: bool = False) -> Exhibit:
         """Show the features of a block as colors (replay); see `colorlab.inspection.views.features`."""
         exhibit: Exhibit = _inspection("views").features(
@@ -113,25 +117,31 @@ class Queries:
         )
         return exhibit
 
+    @tells_arguments
     def guidance(self, step: int, *, passes: tuple[str, str] | None = None, baseline: bool = False) -> Exhibit:
         """Show how far two guidance passes disagree (record); see `colorlab.inspection.views.guidance`."""
         exhibit: Exhibit = _inspection("views").guidance(self, step, passes=passes, baseline=baseline)
         return exhibit
 
+    @tells_arguments
     def prediction(self, step: int) -> Exhibit:
         """Show the clean picture predicted at a step (record); see `colorlab.inspection.views.prediction`."""
         exhibit: Exhibit = _inspection("views").prediction(self, step)
         return exhibit
 
+    @tells_arguments
     def trajectory(self, *, baseline: bool = False) -> Exhibit:
         """Show the path of the latents in a plane (record); see `colorlab.inspection.views.trajectory`."""
         exhibit: Exhibit = _inspection("views").trajectory(self, baseline=baseline)
         return exhibit
 
-    def settled(self, *, tolerance: float = 5.0, decoder: str = "model", baseline: bool = False) -> Exhibit:
+    @tells_arguments
+    def settled(
+        self, *, tolerance: float = 5.0, decoder: str = "model", baseline: bool = False, progress: bool = True
+    ) -> Exhibit:
         """Show after which step the color of every pixel stays (record); see `colorlab.inspection.settling.settled`."""
         exhibit: Exhibit = _inspection("settling").settled(
-            self, tolerance=tolerance, decoder=decoder, baseline=baseline
+            self, tolerance=tolerance, decoder=decoder, baseline=baseline, progress=progress
         )
         return exhibit
 
@@ -139,6 +149,7 @@ class Queries:
 class RunQueries(Queries):
     """What can be asked about a run besides: it knows its edits, and can sample anew."""
 
+    @tells_arguments
     def effect(
         self,
         step: int,
@@ -154,11 +165,13 @@ class RunQueries(Queries):
         )
         return exhibit
 
+    @tells_arguments
     def pairing(self) -> Exhibit:
         """Show which words each mask belongs to (record); see `colorlab.inspection.phrases.pairing`."""
         exhibit: Exhibit = _inspection("phrases").pairing(self)
         return exhibit
 
+    @tells_arguments
     def phrase(
         self, step: int, name: str, *, shown: str = "attention", site: str = "*", baseline: bool = False
     ) -> Exhibit:
@@ -166,6 +179,7 @@ class RunQueries(Queries):
         exhibit: Exhibit = _inspection("phrases").phrase(self, step, name, shown=shown, site=site, baseline=baseline)
         return exhibit
 
+    @tells_arguments
     def position_weights(
         self, step: int, edit: int = 0, *, site: str | None = None, head: int | None = None, baseline: bool = False
     ) -> Exhibit:
@@ -178,6 +192,7 @@ class RunQueries(Queries):
         )
         return exhibit
 
+    @tells_arguments
     def guidance_fields(self, *, shown: str = "lengths") -> Exhibit:
         """Show both fields of dual guidance by step (record); see `inspection.guidance_fields`."""
         exhibit: Exhibit = _inspection("guidance_fields").guidance_fields(self, shown=shown)

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -147,6 +148,8 @@ def test_exhibits_are_drawn(kind: str, shape: tuple[int, ...], axes: tuple[str, 
     )  # fmt: skip
     figure = exhibit.plot()
     assert figure.get_supxlabel() == "A caption. [exact]"
+    told = replace(exhibit, caption="A map. Replay: exact.").plot()
+    assert told.get_supxlabel() == "A map. Replay: exact."
     assert figure.to_array().std() > 1.0
 
 

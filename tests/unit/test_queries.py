@@ -124,7 +124,7 @@ def test_several_sites_are_averaged_on_the_finest_grid(run):
 def test_the_keys_of_an_off_prompt_word_stand_beside_the_real_ones(run):
     found = run.attention(2, word="teal", site=CROSS)
     assert found.provenance["is_in_prompt"] is False
-    assert "which the prompt does not have" in found.caption
+    assert "which the prompt does not have, at step " in found.caption
     site = next(site for site in run_sites(run) if site.path == CROSS)
     reading = replay_step(moment_of(run, 2), [site]).readings[CROSS, "cond"]
     with torch.no_grad():
@@ -303,6 +303,17 @@ def test_what_can_not_be_answered_says_so(run, asked, error, message):
     asked = {"step": 1, **asked}
     with pytest.raises(error, match=message):
         run.attention(asked.pop("step"), **asked)
+
+
+def test_arguments_that_do_not_exist_are_told_with_those_that_do(run):
+    with pytest.raises(RangeError, match="settled has no argument 'threshold'; it has: tolerance, decoder, baseline"):
+        run.settled(threshold=5)
+    with pytest.raises(RangeError, match="seeds has no argument 'seeds'; it has: n, batch_size"):
+        run.study.seeds(seeds=[1, 2])
+    assert repr(run.study) == "Studies of 'run-0': seeds, head_ranking, provenance, levels, phrase_iou"
+    cost = run.study.plan.seeds(n=2).cost
+    assert repr(cost) == f"StudyCost: {cost}"
+    assert "Where pixel (3.2, 4) looks" in run.attention(0, pixel=(3.2345, 4)).caption
 
 
 def test_words_beyond_the_reach_of_the_model(run):

@@ -59,7 +59,10 @@ class TrajectoryView(View):
             self._shown = (run, run.step_index)
             self.model.ask("trajectory", lambda: run.trajectory(baseline=True), self._show_path, urgency=LOOK_AHEAD)
             self.model.ask(
-                "settled", lambda: (run, run.settled(), run.preview()), self._show_settled, urgency=LOOK_AHEAD
+                "settled",
+                lambda: (run, run.settled(progress=False), run.preview()),
+                self._show_settled,
+                urgency=LOOK_AHEAD,
             )
 
     def _show_path(self, exhibit: Exhibit) -> None:
