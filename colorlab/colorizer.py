@@ -252,12 +252,14 @@ def load(
     Raises:
         UnknownModelError: there is no such model; the message lists those that exist.
         WeightsError: its weights are missing or damaged.
-        RangeError: the device does not exist here, or `dtype` is no floating format.
+        RangeError: the device does not exist here, `dtype` is no floating format, or `name` is no text.
     """
-    folder = find_model(name, weights)
+    if not isinstance(name, str | Path):
+        raise RangeError(f"The name of a model is {name!r}, but a text such as 'mini/lcad' is expected.")
+    folder = find_model(str(name), weights)
     # A folder given as the name is known by its last part, as everywhere else.
-    known_as = "" if folder == Path(name).expanduser() else name
-    method = method_of(name) if weights is None else None
+    known_as = "" if folder == Path(name).expanduser() else str(name)
+    method = method_of(str(name)) if weights is None else None
     return Colorizer.from_pretrained(folder, device=device, dtype=dtype, name=known_as, method=method)
 
 

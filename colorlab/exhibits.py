@@ -27,6 +27,7 @@ Drawing = Callable[["Exhibit"], Any]
 
 _DRAWINGS: dict[str, Drawing] = {}
 _DRAWING_MODULE = "colorlab.plotting"
+_DRAWN = (".png", ".svg", ".pdf")
 _TEXT_FIELDS = ("axes", "unit", "caption", "provenance", "verdict", "kind")
 
 
@@ -153,6 +154,12 @@ class Exhibit:
         """Return a copy of the array that may be written to."""
         return self.array.copy()
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Let NumPy take the exhibit for its numbers."""
+        if copy is False and dtype is not None and np.dtype(dtype) != self.array.dtype:
+            raise ValueError(f"The array is {self.array.dtype}; {np.dtype(dtype)} needs a copy.")
+        return self.array if not copy and dtype is None else np.array(self.array, dtype=dtype)
+
     def plot(self) -> Any:
         """Draw the exhibit with the function registered for its kind.
 
@@ -177,22 +184,24 @@ class Exhibit:
         """Write the exhibit to a file, provenance included.
 
         Args:
-            path: `.npz` (lossless, read back by `Exhibit.load`) or `.csv` (one row for each value, the provenance in
-                lines that begin with `#`). Its folder is made if it is missing.
+            path: `.npz` (lossless, read back by `Exhibit.load`), `.csv` (one row for each value, the provenance in
+                lines that begin with `#`), `.png`, `.svg` or `.pdf` (the drawing). Its folder is made if it is missing.
 
         Returns:
             The path.
 
         Raises:
             RangeError: another ending.
+            StateError: a drawing was asked for, and no function is registered for this kind.
             ColorlabError: the file can not be written.
         """
         path = Path(path)
-        if path.suffix not in (".npz", ".csv"):
-            raise RangeError(f"An exhibit is saved as .npz or .csv, but {path.name!r} was asked for.")
+        writers = {".npz": self._write_npz, ".csv": self._write_csv} | dict.fromkeys(_DRAWN, self._draw_to)
+        if path.suffix not in writers:
+            raise RangeError(f"An exhibit is saved as {', '.join(writers)}, but {path.name!r} was asked for.")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._write_npz(path) if path.suffix == ".npz" else self._write_csv(path)
+            writers[path.suffix](path)
         except OSError as error:
             reason = error.strerror or error
             raise ColorlabError(
@@ -226,6 +235,10 @@ class Exhibit:
             texts["pictures"] = list(self.pictures)
         texts["provenance"] = json.loads(json.dumps(dict(self.provenance), default=_to_plain))
         return texts
+
+    def _draw_to(self, path: Path) -> None:
+        """Write the drawing; what it shows stands in it as text."""
+        self.plot().savefig(path)
 
     def _write_npz(self, path: Path) -> None:
         """Write arrays and text into one compressed archive."""

@@ -267,7 +267,7 @@ def _read_file(path: Path, name: str) -> np.ndarray:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(path)
         with opened as image:
-            return _pil_to_array(image, name)
+            return _pil_to_array(image, f"{name} ({str(path)!r})")
     except ImageError:
         raise
     except UnidentifiedImageError as error:

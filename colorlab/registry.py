@@ -43,8 +43,8 @@ PUBLISHED = (
         licence="CC BY-NC-SA 4.0",
         source="https://github.com/tellurion-kanata/colorizeDiffusion",
         is_ready=False,
-        how="fetch a `mult` checkpoint (version 1) from the source, run colorlab convert, and pass weights=FOLDER to "
-        "load",
+        how="fetch a `mult` checkpoint (version 1) from github.com/tellurion-kanata/colorizeDiffusion, run colorlab "
+        "convert, and pass weights=FOLDER to load",
     ),
     ModelEntry(
         name="sd/ctrlcolor",
@@ -53,7 +53,8 @@ PUBLISHED = (
         licence="not stated; code: S-Lab License 1.0, non-commercial",
         source="https://github.com/ZhexinLiang/Control-Color",
         is_ready=False,
-        how="fetch the checkpoints from the source, run colorlab convert, and pass weights=FOLDER to load",
+        how="fetch the checkpoints from github.com/ZhexinLiang/Control-Color, run colorlab convert, and pass "
+        "weights=FOLDER to load",
     ),
     ModelEntry(
         name="sd/lcad",
@@ -62,7 +63,8 @@ PUBLISHED = (
         licence="CC BY-NC 4.0",
         source="https://github.com/changzheng123/L-CAD",
         is_ready=False,
-        how="fetch a checkpoint from the source, run colorlab convert, and pass weights=FOLDER to load",
+        how="fetch a checkpoint from github.com/changzheng123/L-CAD, run colorlab convert, and pass "
+        "weights=FOLDER to load",
     ),
 )
 
@@ -99,8 +101,9 @@ class ModelTable(tuple[ModelEntry, ...]):
     def _repr_html_(self) -> str:
         """Show the table in a notebook."""
         header, *rows = self.rows()
-        head = "".join(f"<th>{text}</th>" for text in header)
-        body = "".join("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in rows)
+        left = "style='text-align:left'"  # JupyterLab aligns cells to the right
+        head = "".join(f"<th {left}>{text}</th>" for text in header)
+        body = "".join("<tr>" + "".join(f"<td {left}>{text}</td>" for text in row) + "</tr>" for row in rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

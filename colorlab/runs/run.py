@@ -23,6 +23,7 @@ from colorlab.runs.pictures import Decoded, PictureShelf
 from colorlab.runs.queries import RunQueries
 from colorlab.runs.segments import (
     Segment,
+    changes_between,
     check_continues,
     decode_picture,
     initial_state,
@@ -167,6 +168,18 @@ class Run(RunQueries, Keeping):
     def subject(self) -> str:
         """Say what makes this run different from others at a glance."""
         return f"{self.conditioning.prompt!r}, seed {self.settings.seed}"
+
+    def changes_from(self, other: "Run", step: int) -> tuple[str, ...]:
+        """Say what is in force at a step here and not in another run, beside what `subject` says.
+
+        Args:
+            other: to compare with, such as the parent.
+            step: the number of steps means the decoding.
+
+        Returns:
+            One text for each setting, mechanism and picture, such as "guidance_scale=7.0", and one for the edits.
+        """
+        return changes_between(other.segment_at(step), self.segment_at(step))
 
     def __repr__(self) -> str:
         return f"Run {self.name!r}: {self.method.model_name}, {self.progress}, {self.subject}"

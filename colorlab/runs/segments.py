@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ __all__ = [
     "Edit",
     "Segment",
     "ask_networks",
+    "changes_between",
     "check_continues",
     "decode_picture",
     "enter_step",
@@ -163,6 +164,35 @@ def make_segment(
         check_edits(edits, EditCall.of(method, conditioning, settings, prepared, first_step, timesteps=steps), tree)
     method.warn(prepared.notes)
     return Segment(first_step, conditioning, settings, prepared, tuple(edits), environment)
+
+
+def changes_between(old: Segment, new: Segment) -> tuple[str, ...]:
+    """Say what a segment changes, but for prompt and seed, which name a run anyway.
+
+    Args:
+        old: what was in force before.
+        new: what is in force now.
+
+    Returns:
+        One text for each setting, mechanism and picture that differs, and one for the edits.
+    """
+    before, after = old.settings.to_dict(), new.settings.to_dict()
+    mechanisms, others = after.pop("mechanisms"), before.pop("mechanisms")
+    told = [f"{name}={value!r}" for name, value in after.items() if name != "seed" and value != before[name]]
+    told += [
+        f"{name}({', '.join(f'{key}={value!r}' for key, value in mechanisms.get(name, {}).items())})"
+        for name in sorted({*mechanisms, *others})
+        if mechanisms.get(name) != others.get(name)
+    ]
+    told += [
+        f"other {field.name}"
+        for field in fields(Conditioning)
+        if field.name != "prompt"
+        and old.conditioning.content_hash(field.name) != new.conditioning.content_hash(field.name)
+    ]
+    if new.edits != old.edits:
+        told.append(f"edits {', '.join(type(edit).__name__ for edit in new.edits) or 'removed'}")
+    return tuple(told)
 
 
 def check_continues(method: Method, step: int, old: Segment, new: Segment) -> None:

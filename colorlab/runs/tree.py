@@ -169,14 +169,16 @@ class Tree:
 
     def __repr__(self) -> str:
         roots = [run for run in self.runs if self.parent(run) is None]
-        return "\n".join(line for root in roots for line in self._lines(root, 0)) or "Tree without runs"
+        return "\n".join(line for root in roots for line in self._lines(root)) or "Tree without runs"
 
-    def _lines(self, run: "Run", depth: int) -> list[str]:
+    def _lines(self, run: "Run") -> list[str]:
         """Draw a run and its descendants, one line each."""
-        fork = self.fork(run)
-        origin = f"  from step {fork.step_index}" if fork else ""
-        line = f"{'   ' * max(depth - 1, 0)}{'└─ ' if depth else ''}{run.name}  {run.progress}{origin}  {run.subject}"
-        return [line, *(below for child in self.children(run) for below in self._lines(child, depth + 1))]
+        lines, children = [_told(run, self.fork(run))], self.children(run)
+        for child in children:
+            elbow, indent = ("└─ ", "   ") if child is children[-1] else ("├─ ", "│  ")
+            first, *below = self._lines(child)
+            lines += [elbow + first, *(indent + line for line in below)]
+        return lines
 
     def _require(self, run: "Run") -> None:
         """Raise unless the run is in this tree."""
@@ -198,6 +200,17 @@ class Tree:
         while f"run-{number}" in self._runs:
             number += 1
         return f"run-{number}"
+
+
+def _told(run: "Run", fork: Fork | None) -> str:
+    """Say in one line what a run is, and what it does otherwise than its parent."""
+    parts = [run.name, run.progress]
+    if fork is not None:
+        parts.append(f"from step {fork.step_index}")
+    parts.append(run.subject)
+    if fork is not None and (changes := run.changes_from(fork.parent, fork.step_index)):
+        parts.append(", ".join(changes))
+    return "  ".join(parts)
 
 
 def compare(run: "Run", other: "Run") -> Exhibit:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from colorlab import exhibits
 from colorlab.errors import ColorlabError, RangeError, ShapeError, StateError
@@ -151,8 +152,8 @@ def test_exhibits_that_do_not_fit_are_told(changes: dict[str, Any], error: type[
 
 
 def test_files_that_can_not_be_are_told(tmp_path: Path) -> None:
-    with pytest.raises(RangeError, match=r"\.npz or \.csv"):
-        heat().save(tmp_path / "x.png")
+    with pytest.raises(RangeError, match=r"saved as \.npz, \.csv"):
+        heat().save(tmp_path / "x.tiff")
     (tmp_path / "file").write_text("")
     with pytest.raises(ColorlabError, match="can not be written"):
         heat().save(tmp_path / "file" / "x.npz")
@@ -161,3 +162,19 @@ def test_files_that_can_not_be_are_told(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", array=np.zeros(3))
     with pytest.raises(ColorlabError, match="no exhibit"):
         Exhibit.load(tmp_path / "other.npz")
+
+
+def test_numpy_takes_an_exhibit_for_its_numbers():
+    exhibit = heat()
+    assert np.array_equal(np.asarray(exhibit), exhibit.array)
+    halved = np.asarray(exhibit, dtype=np.float16)
+    assert halved.dtype == np.float16
+    copied = np.array(exhibit)
+    copied[...] = 0
+    assert not np.array_equal(copied, exhibit.array)
+
+
+@pytest.mark.parametrize(("ending", "first_bytes"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_a_drawing_is_saved_as_a_picture(tmp_path, ending, first_bytes):
+    register_drawing("heatmap")(lambda exhibit: Figure())
+    assert heat().save(tmp_path / f"x{ending}").read_bytes().startswith(first_bytes)

@@ -80,10 +80,21 @@ def test_several_starts_may_share_a_tree(colorizer, picture):
 
 def test_the_tree_is_drawn_with_its_forks(run):
     run.branch(step=2, prompt="a blue car").branch(step=2)
+    run.branch(step=1)
     lines = repr(run.tree).splitlines()
     assert lines[0].startswith("run-0  step 4 of 4")
-    assert lines[1].startswith("└─ run-1  step 2 of 4  from step 2")
-    assert lines[2].startswith("   └─ run-2")
+    assert lines[1].startswith("├─ run-1  step 2 of 4  from step 2")
+    assert lines[2].startswith("│  └─ run-2")
+    assert lines[3].startswith("└─ run-3")
+
+
+def test_the_tree_says_what_each_branch_changes(run):
+    run.branch(step=2, guidance_scale=7)
+    run.branch(step=1, settings=run.settings.with_mechanism("luminance_guidance", is_on=False))
+    run.branch(step=1, edits=[colorlab.edits.Reweight("car", 2.0)])
+    run.branch(step=0, gray=255 - tiny_picture(40, 56))
+    told = [line.rsplit("  ", 1)[1] for line in repr(run.tree).splitlines()[1:]]
+    assert told == ["guidance_scale=7.0", "luminance_guidance(is_on=False)", "edits Reweight", "other gray"]
 
 
 def test_a_run_compared_with_its_unchanged_branch_differs_nowhere(run):
