@@ -65,6 +65,17 @@ def colorize(
     ] = None,
     exemplar: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture whose colors are borrowed.")] = None,
     sketch: Annotated[Path | None, typer.Option(metavar="FILE", help="Line drawing of the picture's size.")] = None,
+    are_sketches: Annotated[
+        bool, typer.Option("--from-sketch", help="The inputs are line drawings, black on white, not gray pictures.")
+    ] = False,
+    invert_sketch: Annotated[
+        bool, typer.Option("--invert-sketch", help="The drawings are white on black; turn them around.")
+    ] = False,
+    edit: Annotated[
+        list[str] | None,
+        typer.Option(help='Text edit of the exemplar, "the red car -> the blue car"; several act in order.'),
+    ] = None,
+    edit_scale: Annotated[float, typer.Option(help="How strongly text edits act; 0 to 15 is usual.")] = 9.0,
     steps: Steps = None,
     seed: Seed = None,
     guidance_scale: GuidanceScale = None,
@@ -74,7 +85,7 @@ def colorize(
         bool, typer.Option("--save-run", help="Write each run beside its picture too, as NAME.colorlab.")
     ] = False,
 ) -> None:
-    """Color gray pictures. Size and lightness of each input are kept."""
+    """Color gray pictures, or sketches. The size of each input is kept, and the lightness of gray pictures."""
     from colorlab.commands.colorize import colorize_files
     from colorlab.commands.devices import check_device
     from colorlab.commands.inputs import read_conditioning
@@ -85,11 +96,20 @@ def colorize(
         out,
         model=model,
         conditioning=read_conditioning(
-            prompt=prompt, negative_prompt=negative_prompt, strokes=strokes, exemplar=exemplar, sketch=sketch
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            strokes=strokes,
+            exemplar=exemplar,
+            sketch=sketch,
+            inverts_sketch=invert_sketch,
+            edits=edit or (),
+            edit_scale=edit_scale,
         ),
         settings=settings,
         device=check_device(device),
         keeps_runs=save_run,
+        are_sketches=are_sketches,
+        are_inverted=invert_sketch,
     )
 
 

@@ -203,15 +203,14 @@ def _data() -> list[Check]:
 
 
 def _models() -> list[Check]:
-    """Look at which models are ready; published ones are fetched by those who want them."""
-    from colorlab.registry import PUBLISHED, models
+    """Look at which models are ready; published ones are fetched, and some trained, by those who want them."""
+    from colorlab.registry import FAMILY, PUBLISHED, models
 
-    published = {entry.name for entry in PUBLISHED}
     checks = []
     for entry in models():
         size = "" if entry.size_bytes is None else f", {entry.size_bytes / 2**20:.1f} MiB"
         detail = f"{entry.method}{size}, {entry.licence}, {'ready' if entry.is_ready else 'not here'}"
-        status: Status = "ok" if entry.is_ready else "optional" if entry.name in published else "missing"
+        status: Status = "ok" if entry.is_ready else "optional" if entry in (*FAMILY, *PUBLISHED) else "missing"
         checks.append(Check("models", entry.name, status, detail, entry.how))
     if not any(check.status == "ok" for check in checks):
         checks.append(Check("models", "any model", "missing", "no model is ready", "install colorlab again: make lab"))

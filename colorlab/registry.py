@@ -72,6 +72,24 @@ PUBLISHED = (
 # Models that have no weights of their own: another model's networks, wired by another method.
 REWIRED = {"mini/diffcolor": ("mini/prior", "diffcolor")}
 
+# Models of the family that this project trains, listed whether or not their weights are in the data folder.
+_TRAINED = (
+    "the weights of this model are not in the data folder; train them (colorlab train colorizediffusion-sketch, then "
+    "colorlab train {recipe}) and name their folder"
+)
+FAMILY = tuple(
+    ModelEntry(
+        name=f"mini/{recipe}",
+        method="colorizediffusion",
+        size_bytes=None,
+        licence="Apache-2.0",
+        source="this project",
+        is_ready=False,
+        how=_TRAINED.format(recipe=recipe),
+    )
+    for recipe in ("colorizediffusion", "colorizediffusion-cls")
+)
+
 
 class ModelTable(tuple[ModelEntry, ...]):
     """Model entries, shown as a table."""
@@ -120,7 +138,8 @@ def models() -> ModelTable:
         for entry in shipped
         if entry.name == origin
     ]
-    return ModelTable([*sorted([*shipped, *rewired], key=lambda entry: entry.name), *PUBLISHED])
+    absent = [entry for entry in FAMILY if entry.name not in names]
+    return ModelTable([*sorted([*shipped, *rewired], key=lambda entry: entry.name), *absent, *PUBLISHED])
 
 
 def find_model(name: str, weights: str | Path | None = None) -> Path:
@@ -132,8 +151,8 @@ def find_model(name: str, weights: str | Path | None = None) -> Path:
 
     Raises:
         UnknownModelError: there is no such model; the message lists those that exist.
-        WeightsError: it is a published model and its weights were not given; or it is unknown because there is no data
-            folder.
+        WeightsError: its weights are not here, or were not given for a published model; or it is unknown because there
+            is no data folder.
     """
     if weights is not None:
         return Path(weights).expanduser()
@@ -141,6 +160,8 @@ def find_model(name: str, weights: str | Path | None = None) -> Path:
     entry = next((entry for entry in table if entry.name == name), None)
     if entry is not None and entry.is_ready:
         return data_folder() / REWIRED.get(name, (name,))[0]
+    if entry in FAMILY:
+        raise WeightsError(f"{name} can not be loaded: {entry.how}.")
     if entry is not None:
         raise WeightsError(
             f"{name} needs weights that do not come with colorlab ({entry.licence}, {entry.source}): {entry.how}."

@@ -10,9 +10,10 @@ import tqdm
 import colorlab
 from colorlab.commands.catalog import load_colorizer
 from colorlab.commands.files import check_writable, plan_outputs, save_picture
-from colorlab.commands.problems import InterruptedRunError, as_bad_usage
+from colorlab.commands.problems import BadUsageError, InterruptedRunError, as_bad_usage
 from colorlab.conditioning import Conditioning
 from colorlab.errors import ColorlabError
+from colorlab.sketches import invert_sketch
 
 
 def colorize_files(
@@ -24,6 +25,8 @@ def colorize_files(
     settings: dict[str, Any],
     device: str,
     keeps_runs: bool = False,
+    are_sketches: bool = False,
+    are_inverted: bool = False,
 ) -> None:
     """Colorize pictures and write the results; one bad picture does not stop the others.
 
@@ -35,6 +38,8 @@ def colorize_files(
         settings: values for `colorlab.Settings`; those that are None keep the method's own.
         device: where to compute, as torch names it.
         keeps_runs: whether to write the run file of each picture beside it.
+        are_sketches: whether the inputs are line drawings and no gray pictures.
+        are_inverted: whether these have white lines on black, and are turned around.
 
     Raises:
         BadUsageError: names or values make no sense, or the model colors no gray pictures.
@@ -47,10 +52,16 @@ def colorize_files(
         outputs = plan_outputs(inputs, out)
     check_writable(outputs[0].parent)
     colorizer = load_colorizer(model, device=device)
+    if are_sketches and "sketch" not in colorizer.method.fields_read():
+        raise BadUsageError(f"{model} reads no sketches; name a model that does, such as mini/colorizediffusion.")
     failures = []
     for source, target in zip(inputs, outputs, strict=True):
         try:
-            run = colorizer.start(conditioning.replace(gray=source), **given)
+            if are_sketches:
+                drawn = conditioning.replace(sketch=invert_sketch(source) if are_inverted else source)
+            else:
+                drawn = conditioning.replace(gray=source)
+            run = colorizer.start(drawn, **given)
             _finish(run, source, target)
             if keeps_runs:
                 run.save(target.with_suffix(".colorlab"))

@@ -7,19 +7,19 @@ and the interval is that of the paired difference. An interval that holds 0 is a
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Literal
 
 import numpy as np
 
 from colorlab.conditioning import Conditioning
-from colorlab.evaluation import exemplars, instances, local_edits, scenes, strokes
+from colorlab.evaluation import exemplars, instances, local_edits, scenes, sketches, strokes, token_edits
 from colorlab.evaluation.chroma import chroma_difference, picture_ab
 from colorlab.evaluation.report import Estimate, Report, bootstrapped, check_number
 from colorlab.evaluation.strokes import ColorizeWith
 from colorlab.mechanisms.base import SWITCH, Mechanism, Value
 from colorlab.settings import Settings
-from colorlab.training.scenes import Scene
+from colorlab.training.scenes import Scene, exemplar_scene, sketch
 
 __all__ = ["PURPOSES", "Case", "Purpose", "evaluate_ablations"]
 
@@ -179,6 +179,47 @@ def _edit_cases(num_scenes: int, size_px: int) -> list[Case]:
     ]
 
 
+def _followed_cases(num_scenes: int, size_px: int) -> list[Case]:
+    """Sketches with their objects in another arrangement: percent of the objects in the hue of their like."""
+
+    def measure(scene: Scene, exemplar: Scene, image: np.ndarray) -> float:
+        return 100.0 * sketches.share_followed(image, scene, exemplar)
+
+    return [
+        Case(Conditioning(sketch=sketch(scene), exemplar=other.image), partial(measure, scene, other))
+        for scene in sketches.sketched_scenes(num_scenes, size_px=size_px)
+        for other in (exemplar_scene(scene, seed=0),)
+    ]
+
+
+def _disagreeing_cases(measured: Literal["edges", "leakage"], num_scenes: int, size_px: int) -> list[Case]:
+    """Sketches with exemplars of other scenes: edge F1 against the sketch, or percent of leaked colors."""
+
+    def measure(scene: Scene, exemplar: Scene, image: np.ndarray) -> float:
+        if measured == "edges":
+            return sketches.edge_f1(image, sketch(scene))
+        leaks = list(sketches.leakage(image, scene, exemplar))
+        return float(np.mean(leaks)) if leaks else float("nan")
+
+    drawn = sketches.sketched_scenes(num_scenes + 1, size_px=size_px)
+    return [
+        Case(Conditioning(sketch=sketch(scene), exemplar=other.image), partial(measure, scene, other))
+        for scene, other in pairwise(drawn)
+    ]
+
+
+def _text_edit_cases(num_scenes: int, size_px: int) -> list[Case]:
+    """Text edits of one object of the exemplar: 100 where it takes the wanted color, else 0."""
+
+    def measure(case: token_edits.EditedScene, image: np.ndarray) -> float:
+        return 100.0 * token_edits.has_wanted(image, case)
+
+    return [
+        Case(token_edits.edited_conditioning(case, is_edited=True), partial(measure, case))
+        for case in token_edits.edited_scenes(num_scenes, 1, size_px=size_px)
+    ]
+
+
 def _border(mask: np.ndarray) -> np.ndarray:
     """Return the pixels within 3 px of the edge of a mask, on both sides."""
     return strokes.widened(mask, _BORDER_PX) & strokes.widened(~mask, _BORDER_PX)
@@ -186,19 +227,36 @@ def _border(mask: np.ndarray) -> np.ndarray:
 
 _NAMED = Purpose("objects in their named color", "%", "higher", _named_cases)
 _OVERFLOW = Purpose("overflow of strokes", "%", "lower", partial(_stroke_cases, "overflow"))
+_HUES = "objects in the hue of the exemplar's like"
+_EDITED = Purpose("text edits that give the wanted color", "%", "higher", _text_edit_cases)
 
 PURPOSES: dict[str, Purpose] = {
+    "attention_injection": Purpose(_HUES, "%", "higher", _followed_cases, on={"is_used": True}),
     "channel_extension": _NAMED,
     "classifier_free_guidance": _NAMED,
     "deformable_decoding": _OVERFLOW,
+    "dual_guidance": Purpose(_HUES, "%", "higher", _followed_cases),
+    # Scales and windows do nothing by default; the white canvas is what is said to help against leaking shapes.
+    "exemplar_attention": Purpose(
+        "leakage of the exemplar's colors",
+        "%",
+        "lower",
+        partial(_disagreeing_cases, "leakage"),
+        on={"canvas_scale": 1.5},
+    ),
     "exemplar_guidance": Purpose(
         "hues against the exemplar's", "degrees", "lower", _exemplar_cases, on={"exemplar_scale": 0.05}
     ),
+    "exemplar_start": Purpose(_HUES, "%", "higher", _followed_cases, on={"is_used": True}),
+    # It edits the class token, which only models of it read: elsewhere its row is a null.
+    "global_manipulation": _EDITED,
     "instance_guidance": Purpose("objects of one kind in their own color", "%", "higher", _instance_cases),
     "lightness_control": _NAMED,
     "local_edit": Purpose("ΔE outside the edited object", "", "lower", _edit_cases),
     "luminance_guidance": Purpose("ΔE of chroma along outlines", "", "lower", _outline_cases),
+    "position_weights": _EDITED,
     "self_attention_guidance": _OVERFLOW,
+    "sketch_injection": Purpose("edge F1 against the sketch", "", "higher", partial(_disagreeing_cases, "edges")),
     # It acts as published alone, so that its row is a null otherwise.
     "stale_attention": _NAMED,
     "stroke_encoding": Purpose("ΔE of chroma under strokes", "", "lower", partial(_stroke_cases, "obeyed")),

@@ -65,6 +65,8 @@ def proportion(name: str, successes: int, trials: int, *, at_least: float | None
     Returns:
         The estimate; its value is nan without trials.
     """
+    # Counts of NumPy would make figures that are not JSON values.
+    successes, trials = int(successes), int(trials)
     low, high = wilson_interval(successes, trials)
     value = 100.0 * successes / trials if trials else math.nan
     target, reached = _within(value, at_least, None, "%")

@@ -25,7 +25,16 @@ from colorlab.settings import Settings
 from colorlab.sketches import sketch_of
 from colorlab.training.scenes import TEST_SEEDS, Instance, Scene, exemplar_scene, make_scene, sketch
 
-__all__ = ["ColorizeSketches", "edge_f1", "evaluate_sketches", "hues_agree", "object_colors"]
+__all__ = [
+    "ColorizeSketches",
+    "edge_f1",
+    "evaluate_sketches",
+    "hues_agree",
+    "leakage",
+    "object_colors",
+    "share_followed",
+    "sketched_scenes",
+]
 
 ColorizeSketches = Callable[[Sequence[Conditioning], Settings, str], Sequence[np.ndarray]]
 """Pictures (H, W, 3) uint8 for conditionings under settings; the last argument names the work."""
@@ -49,10 +58,23 @@ def evaluate_sketches(colorize: ColorizeSketches, settings: Settings, num_scenes
         RangeError: `num_scenes` is below 2.
     """
     check_number(num_scenes, 2, why="to pair scenes that disagree")
-    scenes = [make_scene(_FIRST_SEED + index) for index in range(num_scenes)]
+    scenes = sketched_scenes(num_scenes)
     rows = follow_rows(colorize, settings, scenes, at_least=85.0 if reads == "local" else 70.0)
     rows += disagree_rows(colorize, settings, scenes)
     return Report(f"Sketch and exemplar on {num_scenes} held-out scenes", tuple(rows), {"scenes": num_scenes})
+
+
+def sketched_scenes(num_scenes: int, *, size_px: int = 128) -> list[Scene]:
+    """Return held-out scenes whose sketches are colored; always the same ones."""
+    return [make_scene(_FIRST_SEED + index, size_px=size_px) for index in range(num_scenes)]
+
+
+def share_followed(image: np.ndarray, scene: Scene, exemplar: Scene) -> float:
+    """Return the share of a picture's objects, [0, 1], that have the hue of their like in an exemplar; nan of none."""
+    wanted = object_colors(exemplar.image, exemplar.instances)
+    colors = object_colors(image, scene.instances)
+    found = [hues_agree(color, wanted[kind]) for kind, color in colors.items() if kind in wanted]
+    return float(np.mean(found)) if found else float("nan")
 
 
 def follow_rows(

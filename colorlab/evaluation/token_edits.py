@@ -28,7 +28,7 @@ from colorlab.settings import Settings
 from colorlab.training.corpus import patch_map
 from colorlab.training.scenes import TEST_SEEDS, Scene, exemplar_scene, make_scene, sketch
 
-__all__ = ["color_edit", "evaluate_token_edits"]
+__all__ = ["EditedScene", "color_edit", "edited_conditioning", "edited_scenes", "evaluate_token_edits", "has_wanted"]
 
 MODES = ("corrected", "published")
 TARGET_SCALE = 9.0
@@ -70,24 +70,26 @@ def evaluate_token_edits(colorize: ColorizeSketches, method: Any, settings: Sett
         settings: in force.
         num_edits: edits of the first protocol; the second takes half as many triples.
     """
-    single = _scenes(num_edits, 1)
-    triples = _scenes(max(1, num_edits // 2), 3)
+    single = edited_scenes(num_edits, 1)
+    triples = edited_scenes(max(1, num_edits // 2), 3)
+    # Without edits there are no weights, so that both modes have these pictures in common.
+    before = colorize([edited_conditioning(one, is_edited=False) for one in single], settings, "before the edits")
     rows: list[Estimate] = []
     for mode in MODES:
         varied = settings.with_mechanism("position_weights", mode=mode)
         is_asked = mode == MODES[0]
-        rows += _edit_rows(colorize, method, varied, single, mode, is_asked=is_asked)
+        rows += _edit_rows(colorize, method, varied, single, before, mode, is_asked=is_asked)
         rows.append(_sequence_row(colorize, varied, triples, mode, is_asked=is_asked))
     rows.append(_time_row(method, settings, single[0]))
     return Report(f"Text edits of exemplars, {num_edits} of them", tuple(rows), {"edits": num_edits})
 
 
-def _scenes(count: int, num_edits: int) -> list[EditedScene]:
+def edited_scenes(count: int, num_edits: int, *, size_px: int = 128) -> list[EditedScene]:
     """Draw scenes with enough chromatic objects, and other chromatic colors for the first ones."""
     found: list[EditedScene] = []
     seed = _FIRST_SEED + 10**7 * num_edits
     while len(found) < count:
-        scene = make_scene(seed, num_instances=max(2, num_edits))
+        scene = make_scene(seed, size_px=size_px, num_instances=max(2, num_edits))
         rng = np.random.default_rng([seed, 5])
         edited = [instance for instance in scene.instances if instance.color in CHROMATIC_COLORS][:num_edits]
         if len(edited) == num_edits:
@@ -102,7 +104,7 @@ def _scenes(count: int, num_edits: int) -> list[EditedScene]:
     return found
 
 
-def _conditioning(one: EditedScene, *, is_edited: bool) -> Conditioning:
+def edited_conditioning(one: EditedScene, *, is_edited: bool) -> Conditioning:
     """Describe an edited scene, or the same without its edits, to the model."""
     edits = one.edits if is_edited else ()
     return Conditioning(sketch=sketch(one.scene), exemplar=one.exemplar.image, manipulations=edits)
@@ -113,14 +115,14 @@ def _edit_rows(
     method: Any,
     settings: Settings,
     scenes: Sequence[EditedScene],
+    before: Sequence[np.ndarray],
     mode: str,
     *,
     is_asked: bool,
 ) -> list[Estimate]:
     """Measure single edits: success, change outside, AUC of the weights."""
-    before = colorize([_conditioning(one, is_edited=False) for one in scenes], settings, "before the edits")
-    after = colorize([_conditioning(one, is_edited=True) for one in scenes], settings, f"{mode} edits")
-    follows = [_has_wanted(image, one) for image, one in zip(after, scenes, strict=True)]
+    after = colorize([edited_conditioning(one, is_edited=True) for one in scenes], settings, f"{mode} edits")
+    follows = [has_wanted(image, one) for image, one in zip(after, scenes, strict=True)]
     outside = [_change_outside(old, new, one) for old, new, one in zip(before, after, scenes, strict=True)]
     aucs = [_auc(method, settings, one) for one in scenes]
     return [
@@ -141,7 +143,7 @@ def _sequence_row(
     colorize: ColorizeSketches, settings: Settings, scenes: Sequence[EditedScene], mode: str, *, is_asked: bool
 ) -> Estimate:
     """Measure whether the first two of three edits are still there after the third."""
-    images = colorize([_conditioning(one, is_edited=True) for one in scenes], settings, f"{mode} triples")
+    images = colorize([edited_conditioning(one, is_edited=True) for one in scenes], settings, f"{mode} triples")
     kept = 0
     for image, one in zip(images, scenes, strict=True):
         colors = object_colors(image, one.scene.instances)
@@ -152,7 +154,7 @@ def _sequence_row(
 
 def _time_row(method: Any, settings: Settings, one: EditedScene) -> Estimate:
     """Time what a moved threshold costs: weights and edited tokens, everything else encoded before."""
-    conditioning = _conditioning(one, is_edited=True)
+    conditioning = edited_conditioning(one, is_edited=True)
     times = []
     with method.lock, torch.no_grad():
         tokens = method.encode_exemplar(conditioning, settings)
@@ -167,7 +169,7 @@ def _time_row(method: Any, settings: Settings, one: EditedScene) -> Estimate:
 def _auc(method: Any, settings: Settings, one: EditedScene) -> float:
     """Compare weights inside the object's mask in the exemplar with those outside: chance that the inner is larger."""
     with method.lock, torch.no_grad():
-        prepared = method.prepare(_conditioning(one, is_edited=True), settings)
+        prepared = method.prepare(edited_conditioning(one, is_edited=True), settings)
     weights = prepared.weights[0].flatten()
     patch_px = one.exemplar.plan.size_px // round(len(weights) ** 0.5)
     patches = torch.from_numpy(patch_map(one.exemplar, patch_px)).flatten()
@@ -178,7 +180,7 @@ def _auc(method: Any, settings: Settings, one: EditedScene) -> float:
     return float((larger.float() + 0.5 * equal.float()).mean())
 
 
-def _has_wanted(image: np.ndarray, one: EditedScene) -> bool:
+def has_wanted(image: np.ndarray, one: EditedScene) -> bool:
     """Tell whether every edited object has its wanted name."""
     colors = object_colors(image, one.scene.instances)
     return all(_name(colors[kind]) == wanted for kind, wanted in one.wanted.items())

@@ -151,7 +151,7 @@ class ColorizeDiffusionInputs(Method):
             return ()
         return (
             "The sketch looks inverted, white lines on black, where black lines on white are expected; if it is, give "
-            "colorlab.sketches.invert_sketch(sketch).",
+            "colorlab.sketches.invert_sketch(sketch), or --invert-sketch to the command.",
         )
 
     def encode_sketch(

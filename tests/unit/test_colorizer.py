@@ -238,11 +238,13 @@ def test_the_table_of_models_finds_those_of_the_data_folder(folder, monkeypatch)
     shutil.move(folder, folder.parent / "mini" / "tiny")
     monkeypatch.setenv("COLORLAB_DATA", str(folder.parent))
     table = colorlab.models()
-    assert [entry.name for entry in table] == ["mini/tiny", "sd/colorizediffusion", "sd/ctrlcolor", "sd/lcad"]
+    absent = ["mini/colorizediffusion", "mini/colorizediffusion-cls", "sd/colorizediffusion", "sd/ctrlcolor", "sd/lcad"]
+    assert [entry.name for entry in table] == ["mini/tiny", *absent]
+    assert not any(entry.is_ready for entry in table[1:])
     assert table[0].is_ready
     assert table[0].size_bytes > 0
     assert "mini/tiny" in repr(table).splitlines()[1]
-    assert table._repr_html_().count("<tr>") == 5
+    assert table._repr_html_().count("<tr>") == 7
     assert colorlab.load("mini/tiny").name == "mini/tiny"
     (folder.parent / "mini" / "tiny" / UNET_FILE).unlink()
     assert not colorlab.models()[0].is_ready

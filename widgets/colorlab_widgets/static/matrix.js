@@ -1,7 +1,8 @@
 // The patches of an exemplar as cells over it, colored by a number, and each as a dot below: how similar, how much weight.
 // Four lines between the dots are dragged.
 function component(view) {
-  const WIDE = 320, HIGH = 150, LEFT = 34, RIGHT = 10, TOP = 8, BOTTOM = 22, GAP = 0.01;
+  // Each handle has a row of its own below the dots, so that neighbours never cover each other.
+  const WIDE = 320, HIGH = 190, LEFT = 34, RIGHT = 10, TOP = 8, ROW = 13, BOTTOM = 4 * ROW + 6, GAP = 0.01;
   const image = h("img", { class: "colorlab-layer", alt: "", draggable: "false" });
   const cells = h("svg", { class: "colorlab-layer colorlab-cells", preserveAspectRatio: "none" });
   const label = h("div", { class: "colorlab-label" });
@@ -44,8 +45,9 @@ function component(view) {
   frame.addEventListener("pointerleave", () => point(-1));
 
   const handles = [0, 1, 2, 3].map((index) => {
-    const line = h("line", { y1: TOP, y2: HIGH - BOTTOM, class: "colorlab-threshold" });
-    const grip = h("rect", { y: HIGH - BOTTOM + 2, width: 12, height: 14, rx: 3, class: "colorlab-grip" });
+    const low = HIGH - BOTTOM + 4 + index * ROW;
+    const line = h("line", { y1: TOP, y2: low, class: "colorlab-threshold" });
+    const grip = h("rect", { y: low, width: 16, height: ROW - 2, rx: 3, class: "colorlab-grip" });
     const handle = h("g", { class: "colorlab-handle", role: "slider", tabindex: "0", "aria-valuemin": "0", "aria-valuemax": "1" }, line, grip, h("title", {}, `Threshold ${index}: drag, or use the arrow keys`));
     handle.addEventListener("pointerdown", (event) => {
       held = index;
@@ -83,7 +85,7 @@ function component(view) {
       const [line, grip] = handle.children;
       line.setAttribute("x1", x);
       line.setAttribute("x2", x);
-      grip.setAttribute("x", x - 6);
+      grip.setAttribute("x", x - 8);
       handle.setAttribute("aria-valuenow", places[index].toFixed(2));
       handle.setAttribute("aria-label", `Threshold ${index}`);
     });
