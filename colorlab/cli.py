@@ -195,6 +195,37 @@ def train(
 
 
 @app.command()
+def tune(
+    source: Annotated[Path, typer.Argument(metavar="IMAGE", help="Gray picture.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The adaptation, FILE.safetensors.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help='What it shows, without colors: "a photo of a cat".')],
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help='The same with colors: "a photo of a brown cat".')
+    ] = None,
+    model: Model = "mini/diffcolor",
+    preset: Annotated[str, typer.Option(help="smoke, notebook or paper: how long to tune.")] = "notebook",
+    seed: Seed = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the tuning that lies beside FILE.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Tune a model on one gray picture (DiffColor), and color it by texts; can be stopped and resumed."""
+    from colorlab.commands.devices import check_device
+    from colorlab.commands.tune import tune_picture
+
+    tune_picture(
+        source,
+        out,
+        model=model,
+        prompt=prompt,
+        preset=preset,
+        seed=seed,
+        targets=target or [],
+        resume=resume,
+        device=check_device(device),
+    )
+
+
+@app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model, or its folder.")] = DEFAULT_MODEL,
     scenes: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measure on N held-out scenes.")] = None,

@@ -20,6 +20,7 @@ from colorlab.evaluation.autoencoder import evaluate_autoencoder
 from colorlab.evaluation.batches import PictureMaker
 from colorlab.evaluation.clip import evaluate_clip
 from colorlab.evaluation.costs import evaluate_costs
+from colorlab.evaluation.diffcolor import evaluate_diffcolor
 from colorlab.evaluation.exemplars import evaluate_exemplars
 from colorlab.evaluation.flicker import color_clip, evaluate_flicker
 from colorlab.evaluation.instances import evaluate_instances
@@ -33,6 +34,7 @@ from colorlab.evaluation.solver_speed import evaluate_solvers
 from colorlab.evaluation.strokes import ColorizeWith, evaluate_strokes
 from colorlab.evaluation.token_edits import evaluate_token_edits
 from colorlab.mechanisms.instance_guidance import InstanceGuidance
+from colorlab.methods.diffcolor import DiffColor
 from colorlab.segmentation import AttentionSegmenter
 from colorlab.settings import Settings
 
@@ -113,6 +115,10 @@ def _reports(
     uses_labels: bool,
 ) -> Iterator[Report]:
     """Measure a model that colors gray pictures."""
+    if colorizer.method.name == DiffColor.name:
+        # A tuning for each picture: photographs are measured in the same report.
+        yield evaluate_diffcolor(colorizer, num_scenes or 0, photographs)
+        return
     make = PictureMaker(colorizer.method)
 
     def colorize(conditionings: Sequence[Conditioning], label: str) -> Sequence[np.ndarray]:

@@ -8,6 +8,7 @@
 
 from colorlab.plotting.drawings import (
     draw_arrows,
+    draw_contact_sheet,
     draw_curves,
     draw_difference,
     draw_gallery,
@@ -15,6 +16,7 @@ from colorlab.plotting.drawings import (
     draw_image,
     draw_maps,
     draw_pairs,
+    draw_paths,
     draw_ranking,
 )
 from colorlab.plotting.figures import (
@@ -29,6 +31,7 @@ from colorlab.plotting.figures import (
 __all__ = [
     "LabFigure",
     "draw_arrows",
+    "draw_contact_sheet",
     "draw_curves",
     "draw_difference",
     "draw_gallery",
@@ -36,6 +39,7 @@ __all__ = [
     "draw_image",
     "draw_maps",
     "draw_pairs",
+    "draw_paths",
     "draw_ranking",
     "plot_curves",
     "plot_delta_e",

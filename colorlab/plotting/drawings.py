@@ -21,6 +21,7 @@ from colorlab.plotting.figures import (
 
 __all__ = [
     "draw_arrows",
+    "draw_contact_sheet",
     "draw_curves",
     "draw_difference",
     "draw_gallery",
@@ -29,6 +30,7 @@ __all__ = [
     "draw_maps",
     "draw_matrix",
     "draw_pairs",
+    "draw_paths",
     "draw_ranking",
 ]
 
@@ -146,6 +148,30 @@ def draw_pairs(exhibit: Exhibit) -> LabFigure:
     """Draw the pictures of an exhibit in a row, each under its title."""
     titles = [f"{title}\n{share:.1%}" for title, share in zip(exhibit.pictures, exhibit.array, strict=True)]
     return _with_caption(plot_images(list(exhibit.pictures.values()), titles=titles), exhibit)
+
+
+@register_drawing("contact_sheet")
+def draw_contact_sheet(exhibit: Exhibit) -> LabFigure:
+    """Draw the pictures of an exhibit in a grid, each under its title and its value."""
+    _require_axes(exhibit, 1)
+    pairs = zip(exhibit.pictures, exhibit.array, strict=True)
+    titles = [f"{title}\n{value:.3g} {exhibit.unit}" for title, value in pairs]
+    return _with_caption(plot_images(list(exhibit.pictures.values()), titles=titles), exhibit)
+
+
+@register_drawing("paths")
+def draw_paths(exhibit: Exhibit) -> LabFigure:
+    """Draw an exhibit (path, component, state) as lines in a plane, from the dot on."""
+    _require_axes(exhibit, 3)
+    labels = [str(label) for label in exhibit.provenance.get("labels", range(len(exhibit.array)))]
+    figure = LabFigure(figsize=(5, 4))
+    axes = figure.add_subplot()
+    for path, label in zip(exhibit.array, labels, strict=True):
+        (line,) = axes.plot(path[0], path[1], marker=".", markersize=3, label=label)
+        axes.plot(path[0, :1], path[1, :1], "o", color=line.get_color())
+    axes.legend(fontsize=7, frameon=False)
+    axes.set(xlabel=f"component 0, {exhibit.unit}", ylabel=f"component 1, {exhibit.unit}")
+    return _with_caption(figure, exhibit)
 
 
 @register_drawing("ranking")

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from colorlab.conditioning import Conditioning
-from colorlab.errors import StateError
+from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.images import resize_image, to_uint8
 from colorlab.methods.adaptation import CONTRASTIVE, EMBEDDING, RECONSTRUCTION, Adaptation
@@ -122,20 +122,26 @@ class Tuning:
             tensors |= self._wiring.named_results(state.stage, state.weights)
         return Adaptation(tensors, self._wiring.info(state.rows))
 
-    def curves(self, stage: str | None = None) -> Exhibit:
+    def curves(self, stage: str | None = None, *, names: Sequence[str] = ()) -> Exhibit:
         """Show the numbers of a stage, one curve for each.
 
         Args:
             stage: in `STAGES`; the present one, or the last one when all are done, by default.
+            names: which numbers; all of them by default.
 
         Raises:
             StateError: nothing of it was done yet.
+            RangeError: the stage has no number of this name.
         """
         stage = stage or self.stage or self.state.rows[-1]["stage"]
         rows = [row for row in self.state.rows if row["stage"] == stage]
         if not rows:
             raise StateError(f"The stage {stage!r} has no iteration yet; its curves begin with the first.")
-        names = [name for name in rows[0] if name not in ("stage", "iteration", "timestep")]
+        known = [name for name in rows[0] if name not in ("stage", "iteration", "timestep")]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise RangeError(f"The stage {stage!r} has no number {unknown[0]!r}; it has {', '.join(known)}.")
+        names = list(names) or known
         return Exhibit(
             np.array([[row[name] for row in rows] for name in names], dtype=np.float64),
             ("number", "iteration"),

@@ -263,6 +263,11 @@ def test_curves_and_thumbnails_can_be_shown_at_any_moment(tuning):
     assert {"loss", "contrastive", "guidance", "margin", "chroma"} <= set(exhibit.provenance["labels"])
     assert exhibit.array.shape == (len(exhibit.provenance["labels"]), 1)
     assert json.dumps(exhibit.provenance["labels"])
+    chosen = tuning.curves(names=("margin", "chroma"))
+    assert chosen.array.shape == (2, 1)
+    assert chosen.array[0, 0] == tuning.state.rows[0]["margin"]
+    with pytest.raises(RangeError, match="has no number 'colors'; it has loss"):
+        tuning.curves(names=("colors",))
     assert exhibit.plot() is not None
     assert list(tuning.thumbnails) == [1]
     assert tuning.thumbnails[1].dtype == np.uint8

@@ -1,0 +1,108 @@
+"""The figures of DiffColor, and the command that tunes; both go through every stage of a tiny model."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_colorizer, tiny_diffcolor, tiny_picture
+
+from colorlab.cli import main
+from colorlab.evaluation.diffcolor import evaluate_diffcolor
+from colorlab.evaluation.photographs import Photograph
+from colorlab.methods.adaptation import Adaptation
+from colorlab.tuning import PRESETS
+
+CONTEXT = "a photo of a cat"
+
+
+@pytest.fixture
+def colorizer():
+    return tiny_colorizer(tiny_diffcolor())
+
+
+def test_a_photograph_is_tuned_on_and_measured(colorizer):
+    image = torch.rand(1, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+    photographs = [
+        Photograph("a.png", "cat", image),
+        Photograph("b.png", "", image),
+        Photograph("c.png", "red cat", image),
+    ]
+    report = evaluate_diffcolor(colorizer, 0, photographs, preset="smoke")
+    assert report.details == {"scenes": 0, "photographs": 1}
+    rows = {row.name: row for row in report.rows}
+    assert set(rows) >= {"stage 1 raises the CLIP margin", "reconstruction, PSNR", "colorfulness / the truth's"}
+    assert all(math.isfinite(row.value) and row.num == 1 for row in report.rows)
+    assert rows["lightness: largest error in the 8-bit file"].reached
+    assert "ΔE" not in report.to_table()
+
+
+def test_scenes_are_edited_too(colorizer, monkeypatch):
+    # The tiny model knows few words, so that no word of a scene is one token of it; stand-ins are.
+    monkeypatch.setattr("colorlab.evaluation.diffcolor.with_article", lambda words: f"a {_known(words)}")
+    report = evaluate_diffcolor(colorizer, 1, preset="smoke")
+    rows = {row.name: row for row in report.rows}
+    assert rows["edits: brown to blue"].num == 2
+    assert rows["  ΔE 2000 of the rest, median"].value >= 0
+
+
+def _known(words):
+    """Return words of the tiny model: a color as it is, any kind of object as one of two."""
+    *color, kind = words.split()
+    return " ".join([*color, "cat" if len(kind) % 2 else "sofa"])
+
+
+@pytest.fixture
+def command(tmp_path, colorizer, monkeypatch):
+    """The words of a command that tunes the tiny model, and where its result goes."""
+    Image.fromarray(tiny_picture()).save(tmp_path / "cat.png")
+    folder, out = colorizer.save_pretrained(tmp_path / "model"), tmp_path / "cat.safetensors"
+    words = ["tune", str(tmp_path / "cat.png"), "-o", str(out), "-p", CONTEXT, "-m", str(folder), "--preset", "smoke"]
+    return words, out
+
+
+def test_the_command_tunes_and_colors_by_texts(command, capsys):
+    words, out = command
+    assert main([*words, "--target", "a photo of a blue cat"]) == 0
+    printed = capsys.readouterr().out
+    assert "checkpoints: at most" in printed
+    assert Adaptation.load(out).context == CONTEXT
+    assert np.asarray(Image.open(out.with_name("cat-1.png"))).shape == (*tiny_picture().shape, 3)
+    assert not out.with_suffix(".tuning").exists()
+
+
+def test_the_command_goes_on_after_an_interrupt(command, capsys, monkeypatch):
+    words, out = command
+    import colorlab.tuning.tuning as module
+
+    real = module.check_reconstruction
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "check_reconstruction", interrupted)
+    assert main(words) == 1
+    assert "--resume goes on from it" in capsys.readouterr().err
+    assert not out.exists()
+    monkeypatch.setattr(module, "check_reconstruction", real)
+    assert main(words) == 2
+    assert "add --resume" in capsys.readouterr().err
+    assert main([*words, "--resume"]) == 0
+    assert len(Adaptation.load(out).info["curves"]["embedding"]["loss"]) == PRESETS["smoke"].num_steps["embedding"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--preset", "fast"], "expected one of smoke, notebook, paper"),
+        (["-p", "a photo of a blue cat"], "already names the color"),
+        (["--target", CONTEXT], "is the context itself"),
+        (["-m", "mini/lcad"], "not tuned on single pictures"),
+    ],
+)
+def test_wrong_words_end_before_anything_is_computed(command, capsys, more, message):
+    words, out = command
+    assert main([*words, *more]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
