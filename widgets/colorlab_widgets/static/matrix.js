@@ -7,7 +7,8 @@ function component(view) {
   const cells = h("svg", { class: "colorlab-layer colorlab-cells", preserveAspectRatio: "none" });
   const label = h("div", { class: "colorlab-label" });
   const frame = h("div", { class: "colorlab-picture colorlab-matrix", role: "img" }, image, cells, label);
-  const plot = h("svg", { class: "colorlab-path colorlab-dots", viewBox: `0 0 ${WIDE} ${HIGH}` });
+  const dots = h("g");
+  const plot = h("svg", { class: "colorlab-path colorlab-dots", viewBox: `0 0 ${WIDE} ${HIGH}` }, dots);
   let places = view.get("thresholds").slice(), held = -1, pointed = -1;
   const tell = seldom((values) => view.send("move", { values }), 40);
 
@@ -79,6 +80,8 @@ function component(view) {
     });
     return handle;
   });
+  // They stay in the page while the dots are drawn anew: what leaves it loses the pointer that holds it.
+  plot.append(...handles);
   const placeHandles = () =>
     handles.forEach((handle, index) => {
       const x = across(places[index]);
@@ -103,8 +106,7 @@ function component(view) {
       dot.addEventListener("pointerenter", () => point(index));
       parts.push(dot);
     });
-    plot.replaceChildren(...parts, ...handles);
-    placeHandles();
+    dots.replaceChildren(...parts);
   };
 
   view.follow(["image"], () => showBytes(image, view.get("image")));
