@@ -373,7 +373,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import traceback
 
             traceback.print_exc()
-        code, message = _explain(error)
+        from colorlab.commands.problems import explain_error
+
+        code, message = explain_error(error)
         print(f"colorlab: {message}", file=sys.stderr)
         return code
 
@@ -389,30 +391,6 @@ def _quiet_warnings() -> None:
 
     warnings.simplefilter("once")
     warnings.showwarning = show
-
-
-def _explain(error: BaseException) -> tuple[int, str]:
-    """Find the exit code and the sentence for an error."""
-    from colorlab.commands.problems import BadUsageError
-    from colorlab.errors import ColorlabError, UnknownModelError
-
-    if isinstance(error, BadUsageError | UnknownModelError):
-        return 2, _one_line(str(error))
-    if isinstance(error, ColorlabError):
-        return 1, _one_line(str(error))
-    if hasattr(error, "format_message"):  # typer's own complaints about the command line
-        return 2, f"{_one_line(error.format_message()).rstrip('.')} (colorlab --help shows the usage)."
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return 1, "Interrupted; nothing more was written."
-    if isinstance(error, OSError) and error.strerror:
-        place = f": {error.filename}" if error.filename else ""
-        return 1, f"{error.strerror}{place}."
-    return 1, f"{type(error).__name__}: {_one_line(str(error))} (--debug shows where)."
-
-
-def _one_line(text: str) -> str:
-    """Join the lines of a message."""
-    return " ".join(text.split())
 
 
 if __name__ == "__main__":
