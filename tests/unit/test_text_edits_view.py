@@ -1,6 +1,7 @@
 """Text edits in the Studio: where they act is shown at once, and what is let go becomes part of what is given."""
 
 import io
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -139,7 +140,7 @@ def test_the_published_weights_are_one_choice_away(model):
 
 
 def test_a_moved_threshold_takes_at_most_50_ms_at_the_published_size(model):
-    """256 patches of 1024 features, three edits one after the other; the least of several, as the machine is busy."""
+    """256 patches of 1024 features, three edits one after the other; time of the CPU, as the machine may be busy."""
     view = TextEditsView(model)
     done(model)
     draw = torch.Generator().manual_seed(0)
@@ -151,10 +152,12 @@ def test_a_moved_threshold_takes_at_most_50_ms_at_the_published_size(model):
     send(view.edits, "select", index=2)
     times_ms = []
     for place in np.linspace(0.1, 0.5, 9):
+        began_s = time.thread_time()
         send(view.matrix, "move", values=[place, 0.55, 0.65, 0.95])
-        times_ms.append(view.elapsed_ms)
+        times_ms.append(1000 * (time.thread_time() - began_s))
+    assert view.elapsed_ms > 0
     assert (view.matrix.rows, len(view.matrix.weights)) == (16, 256)
-    assert min(times_ms) <= 50
+    assert np.median(times_ms) <= 50
 
 
 def test_an_inverted_sketch_can_be_turned_around(given):
