@@ -2,20 +2,17 @@
 
 import base64
 import io
-import json
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kernel_page import KernelPage, write_cells
 from PIL import Image
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from colorlab.strokes import Strokes
 
-CURRENT = "window.jupyterapp.shell.currentWidget"
 SIZE = (96, 128)
 SETUP = f"""
 import json, threading, time
@@ -31,34 +28,10 @@ Points = Iterable[tuple[float, float]]
 
 
 @dataclass
-class PainterPage:
+class PainterPage(KernelPage):
     """A notebook that shows `painter`."""
 
-    notebook: Any
     view: tuple[float, float, float] = (1.0, 0.0, 0.0)
-
-    @property
-    def page(self) -> Any:
-        """Return Playwright's page."""
-        return self.notebook.page
-
-    def kernel(self, code: str) -> Any:
-        """Run code in the kernel and return the JSON that it prints last; None if it prints nothing."""
-        text = self.page.evaluate(
-            f"""async (code) => {{
-                const kernel = {CURRENT}.sessionContext.session.kernel;
-                const future = kernel.requestExecute({{code, store_history: false}});
-                let printed = '';
-                future.onIOPub = message => {{
-                    if (message.header.msg_type === 'stream') printed += message.content.text;
-                    if (message.header.msg_type === 'error') printed += message.content.traceback.join('\\n');
-                }};
-                await future.done;
-                return printed;
-            }}""",
-            code,
-        )
-        return json.loads(text.strip().splitlines()[-1]) if text.strip() else None
 
     def strokes(self) -> Strokes:
         """Return the strokes in the kernel, when it has handled what the page has sent."""
@@ -67,17 +40,11 @@ class PainterPage:
         self.wait_until(lambda: busy.count() == 0, "the kernel has confirmed everything")
         return Strokes.from_list(self.kernel("print(painter.strokes.to_json())"))
 
-    def value(self, expression: str) -> Any:
-        """Return the value of an expression in the kernel."""
-        return self.kernel(f"print(json.dumps({expression}))")
-
     def arrive(self) -> None:
         """Wait for the painter, and bring it into view."""
         self.layer.wait_for(state="visible", timeout=60_000)
         self.layer.scroll_into_view_if_needed()
         self.wait_until(lambda: self.page.locator(".colorlab-pointer").count() == 2, "picture and wheel are there")
-
-    current = CURRENT
 
     def wait_for_view(self, zoom: float) -> tuple[float, float, float]:
         """Wait until the kernel has painted the picture in a magnified view; return zoom, left and top."""
@@ -140,13 +107,6 @@ class PainterPage:
         }"""
         return int(self.page.evaluate(script))
 
-    def wait_until(self, is_true: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
-        """Look again and again, for a slow machine; fail with what was awaited."""
-        deadline = time.monotonic() + timeout_s
-        while not is_true():
-            assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-            time.sleep(0.05)
-
     def check(self, what: str = "") -> Strokes:
         """Wait until each pixel that the page shows is what the strokes in the kernel say, and return these strokes."""
         strokes = self.strokes()
@@ -172,20 +132,7 @@ class PainterPage:
 
 def open_painter(lab: Any, open_notebook: Callable[[str], Any], name: str, code: str = "") -> PainterPage:
     """Open a notebook of this name that shows a painter on a gray ramp; `code` runs before it is displayed."""
-    cells = [
-        {
-            "cell_type": "code",
-            "id": f"cell{index}",
-            "metadata": {},
-            "source": source,
-            "outputs": [],
-            "execution_count": None,
-        }
-        for index, source in enumerate((SETUP, code or "pass", "painter"))
-    ]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    Path(lab.folder, name).write_text(json.dumps(notebook), encoding="utf-8")
+    write_cells(lab.folder, name, (SETUP, code or "pass", "painter"))
     opened = open_notebook(name)
     opened.run_all()
     outputs = opened.outputs()

@@ -1,16 +1,13 @@
 """A Studio in a real notebook: eyes that compare the page with the kernel after each action."""
 
 import base64
-import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kernel_page import KernelPage, write_cells
 
-CURRENT = "window.jupyterapp.shell.currentWidget"
 SETUP = """
 import base64, json
 import numpy as np
@@ -39,60 +36,17 @@ _READ_PIXELS = """(image) => {
 
 def write_notebook(folder: Path, name: str) -> str:
     """Write a notebook that shows a Studio, and return its name."""
-    cells = [
-        {
-            "cell_type": "code",
-            "id": f"cell-{index}",
-            "metadata": {},
-            "source": source,
-            "outputs": [],
-            "execution_count": None,
-        }
-        for index, source in enumerate((SETUP, "studio"))
-    ]
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    (folder / name).write_text(json.dumps(notebook), encoding="utf-8")
-    return name
+    return write_cells(folder, name, (SETUP, "studio"))
 
 
 @dataclass
-class StudioPage:
+class StudioPage(KernelPage):
     """A notebook that shows `studio`."""
-
-    notebook: Any
-
-    @property
-    def page(self) -> Any:
-        """Return Playwright's page."""
-        return self.notebook.page
 
     def arrive(self) -> None:
         """Wait for the Studio, and bring it into view."""
         self.page.wait_for_selector(".colorlab-whole .colorlab-player", timeout=120_000)
         self.page.evaluate("document.querySelector('.colorlab-whole').scrollIntoView()")
-
-    def kernel(self, code: str) -> Any:
-        """Run code in the kernel and return the JSON that it prints last; None if it prints nothing."""
-        text = self.page.evaluate(
-            f"""async (code) => {{
-                const kernel = {CURRENT}.sessionContext.session.kernel;
-                const future = kernel.requestExecute({{code, store_history: false}});
-                let printed = '';
-                future.onIOPub = message => {{
-                    if (message.header.msg_type === 'stream') printed += message.content.text;
-                    if (message.header.msg_type === 'error') printed += message.content.traceback.join('\\n');
-                }};
-                await future.done;
-                return printed;
-            }}""",
-            code,
-        )
-        return json.loads(text.strip().splitlines()[-1]) if text.strip() else None
-
-    def value(self, expression: str) -> Any:
-        """Return the value of an expression in the kernel."""
-        return self.kernel(f"print(json.dumps({expression}))")
 
     def array(self, expression: str) -> np.ndarray:
         """Return a picture (H, W, 3) uint8 of the kernel."""
@@ -101,13 +55,6 @@ class StudioPage:
             "print(json.dumps([found.shape, base64.b64encode(found).decode()]))"
         )
         return np.frombuffer(base64.b64decode(text), dtype=np.uint8).reshape(shape)
-
-    def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
-        """Wait for a condition; say what did not come."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-            self.page.wait_for_timeout(100)
 
     def wait_idle(self) -> None:
         """Wait until the worker has nothing to do, and the page says so."""

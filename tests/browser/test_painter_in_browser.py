@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from kernel_page import CURRENT
 from painter_page import PainterPage, open_painter
 
 from colorlab.strokes import Strokes
@@ -107,7 +108,7 @@ def test_a_reloaded_page_shows_everything_again(lab, open_notebook):
     painter.press("m")
     before = painter.check("before the reload")
     painter.page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
-    painter.page.wait_for_function(f"() => !{painter.current}.context.model.dirty", timeout=60_000)
+    painter.page.wait_for_function(f"() => !{CURRENT}.context.model.dirty", timeout=60_000)
     painter.page.reload()
     painter.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
     painter.arrive()

@@ -2,14 +2,8 @@
 
 import numpy as np
 import pytest
-from studio_page import CURRENT, StudioPage, write_notebook
-
-SLOW_KERNEL = """
-import time
-from ipywidgets import Widget
-quick = Widget._handle_msg
-Widget._handle_msg = lambda self, message: (time.sleep(0.2), quick(self, message))[1]
-"""
+from kernel_page import CURRENT, SLOW_KERNEL
+from studio_page import StudioPage, write_notebook
 
 
 @pytest.fixture

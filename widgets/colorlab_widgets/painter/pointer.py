@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
-from traitlets import Dict, Float, Int, List, Unicode
+from traitlets import Dict, Float, Int, List, Unicode, default
 
 from colorlab_widgets.held_canvas import canvas_manager_id
 from colorlab_widgets.painter.gesture import Gesture
 
 __all__ = ["PointerLayer"]
+
+_PAGE = Path(__file__).parent / "page"
+_PARTS = ("stage", "pen", "outbox", "pointer")
 
 
 class PointerLayer(anywidget.AnyWidget):
@@ -35,8 +38,7 @@ class PointerLayer(anywidget.AnyWidget):
         **traits: first values of the traits.
     """
 
-    _esm = Path(__file__).parent / "pointer.js"
-
+    _esm = Unicode().tag(sync=True)
     label = Unicode("Picture to paint on", help="What a screen reader says.").tag(sync=True)
     hint = Unicode(help="Shown when the pointer rests; empty for nothing.").tag(sync=True)
     tools = List(Unicode(), help="Names of the tools, in the order of their buttons.").tag(sync=True)
@@ -67,6 +69,11 @@ class PointerLayer(anywidget.AnyWidget):
         self._on_gesture, self._on_hover = on_gesture, on_hover
         self._on_command, self._on_ready = on_command, on_ready
         self.on_msg(self._receive)
+
+    @default("_esm")
+    def _read_script(self) -> str:
+        """Return the layer's script: its parts in the order in which they build on each other."""
+        return "\n".join((_PAGE / f"{name}.js").read_text(encoding="utf-8") for name in _PARTS)
 
     @property
     def tool(self) -> str:

@@ -1,0 +1,95 @@
+"""Painting while the kernel is slow, and while it samples: the user sees every stroke at once, and none is lost."""
+
+import io
+
+import numpy as np
+import pytest
+from kernel_page import QUICK_KERNEL, SLOW_KERNEL
+from painter_page import PainterPage, open_painter
+from PIL import Image
+
+pytestmark = pytest.mark.timeout(600)
+
+RED, BLUE = (200, 40, 40), (40, 80, 200)
+# A model under the painter, whose run takes far longer than the test.
+WITH_MODEL = """
+import torch
+import colorlab
+from colorlab_widgets import ViewModel
+torch.set_num_threads(1)
+model = ViewModel(colorlab.load("mini/ctrlcolor"), colorlab.Conditioning(gray=picture, prompt="a red wall"))
+model.settings = model.settings.replace(num_inference_steps=1000)
+painter = StrokePainter(model)
+"""
+
+
+def starts():
+    """Return where 20 short strokes begin."""
+    return [(8 + 30 * (index % 4), 8 + 18 * (index // 4)) for index in range(20)]
+
+
+def paint(painter: PainterPage) -> None:
+    """Paint them as quickly as the browser takes them."""
+    for x, y in starts():
+        painter.drag([(x, y), (x + 16, y + 4)], steps=2)
+
+
+def on_screen(painter: PainterPage, points) -> np.ndarray:
+    """Return the colors that the user sees at points of the picture, (n, 3), all layers of the page together."""
+    box = painter.layer.bounding_box()
+    screen = np.asarray(Image.open(io.BytesIO(painter.page.screenshot(clip=box))).convert("RGB")).astype(int)
+    places = [painter.place(point) for point in points]
+    return np.array([screen[round(y - box["y"]), round(x - box["x"])] for x, y in places])
+
+
+def test_with_a_kernel_that_lags_strokes_are_seen_at_once_and_come_in_order(lab, open_notebook):
+    painter = open_painter(lab, open_notebook, "lag.ipynb")
+    painter.kernel(SLOW_KERNEL)
+    paint(painter)
+    middles = [(x + 8, y + 2) for x, y in starts()]
+    seen = on_screen(painter, middles)
+    unconfirmed = painter.page.locator(".colorlab-pointer[aria-busy=true]").count()
+    assert np.abs(seen - RED).max() < 12, "every stroke is on the screen"
+    assert unconfirmed == 1, "although the kernel has not yet seen all of them"
+    strokes = painter.check("when the kernel has come after")
+    assert [stroke.points[0] for stroke in strokes] == [pytest.approx(start, abs=0.6) for start in starts()]
+
+    # Undo before the kernel knows of the stroke takes back that stroke, not the one before.
+    painter.drag([(60, 90), (100, 90)])
+    painter.press("Control+z")
+    assert painter.check("after a stroke was taken back at once") == strokes
+    painter.press("Control+z")
+    painter.press("Control+Shift+z")
+    painter.press("e")
+    painter.drag([(16, 2), (16, 90)], steps=8)
+    assert len(painter.check("after the eraser")) == 25, "it crosses the five strokes of the first column"
+    painter.kernel(QUICK_KERNEL)
+    assert painter.notebook.errors == []
+
+
+def test_while_it_samples_strokes_are_seen_at_once_and_none_is_lost(lab, open_notebook):
+    painter = open_painter(lab, open_notebook, "busy.ipynb", WITH_MODEL)
+    painter.kernel("model.colorize()")
+    painter.wait_until(lambda: painter.value("model.steps_taken") >= 2, "the run is under way")
+    painter.wait_until(lambda: painter.value("painter.result is not None"), "its picture is shown")
+    painter.press("r")
+    field = painter.page.locator(".widget-colorpicker input[type=text]").first
+    field.fill("#2850c8")
+    field.press("Enter")
+    paint(painter)
+    assert np.abs(on_screen(painter, [(x + 8, y + 2) for x, y in starts()]) - BLUE).max() < 12
+    assert painter.value("model.is_running")
+    strokes = painter.check("painted while it samples")
+    assert len(strokes) == 20
+    assert {stroke.color for stroke in strokes} == {BLUE}
+    assert painter.value("len(model.conditioning.strokes)") == 20
+    assert painter.value("len(model.run.conditioning.strokes)") == 0, "the run goes on with what it was given"
+
+    painter.press("Control+z")
+    assert len(painter.check("taken back while it samples")) == 19
+    assert painter.value("model.is_running")
+    painter.kernel("model.pause()")
+    painter.wait_until(lambda: not painter.value("model.is_busy"), "it stops")
+    assert painter.value("model.run.step_index") < 1000
+    assert painter.value("model.error") == ""
+    assert painter.notebook.errors == []
