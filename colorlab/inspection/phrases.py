@@ -109,7 +109,8 @@ def phrase(
         baseline: whether to add both maps elsewhere, the mean of 16 random moves.
 
     Returns:
-        (2, h, w): before and after; NaN where the replay is refused.
+        (2, h, w): before and after; NaN where the replay is refused. `provenance["overlaps"]` holds the intersection
+        over union with the mask of each, see `overlap`.
 
     Raises:
         StateError: the step was not taken, or there are no masks.
@@ -126,6 +127,9 @@ def phrase(
     sites = select_sites(moment.sites, glob=site, kind="attn2")
     before, after, verdict = _before_and_after(moment)
     maps = torch.stack([part.mean(shown, sites)[index] for part in (before, after)])
+    grid = cast(tuple[int, int], tuple(maps.shape[1:]))
+    cells = coverage(moment.segment.conditioning.masks[names[index]], moment.image_size, grid).unflatten(0, grid)
+    overlaps = [overlap(part, cells) for part in maps]
     if verdict.name == "refused":
         maps = torch.full_like(maps, torch.nan)
     what = "Attention to" if shown == "attention" else "Scores of"
@@ -143,6 +147,7 @@ def phrase(
             "name": names[index],
             "tokens": list(pairs[index].tokens),
             "sites": [chosen.path for chosen in sites],
+            "overlaps": overlaps if verdict.name != "refused" else [],
             "difference": verdict.difference,
             "reasons": list(verdict.reasons),
         },

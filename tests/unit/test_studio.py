@@ -10,7 +10,7 @@ from colorlab_widgets import Studio
 from colorlab_widgets.live import LiveMode
 from pages import number_of_widgets, send
 from PIL import Image
-from tiny import tiny_colorizer, tiny_ctrlcolor
+from tiny import tiny_colorizediffusion, tiny_colorizer, tiny_ctrlcolor, tiny_lcad, tiny_text_to_image
 
 import colorlab
 from colorlab.conditioning import Conditioning
@@ -85,8 +85,10 @@ def test_an_error_is_a_sentence_in_the_status(studio):
 def test_only_the_tab_that_is_seen_works(studio):
     studio.given.colorize.click()
     done(studio)
-    assert studio.views["Trajectory"].path.points == []
+    assert studio.views.made == ("Attention",)
     studio.bring("Trajectory")
+    assert studio.views.made == ("Attention", "Trajectory")
+    assert not studio.views["Attention"].is_shown
     done(studio)
     assert len(studio.views["Trajectory"].path.points) == 5
 
@@ -105,22 +107,51 @@ def test_every_control_says_what_it_does(studio):
     assert silent == []
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        tiny_lcad,
+        tiny_ctrlcolor,
+        tiny_text_to_image,
+        tiny_colorizediffusion,
+        lambda: tiny_colorizediffusion(reads="global"),
+    ],
+)
+def test_every_model_opens_with_every_tab_and_colorizes(method, picture):
+    colorizer = tiny_colorizer(method())
+    given = {"gray": picture, "sketch": picture, "exemplar": np.stack([picture] * 3, -1), "prompt": "a red disc"}
+    reads = colorizer.method.fields_read()
+    studio = Studio(colorizer, Conditioning(**{name: value for name, value in given.items() if name in reads}))
+    studio.given.colorize.click()
+    model = done(studio)
+    assert model.run.is_finished
+    for name in studio.views:
+        studio.bring(name)
+        assert model.worker.join(60)
+        assert model.error == ""
+    assert ("Instances" in studio.views) == (method is tiny_lcad)
+    studio.views["Mechanisms"].ask.click()
+    done(studio)
+    assert studio.views.made == tuple(dict.fromkeys([studio.views.made[0], *studio.views]))
+    studio.close()
+
+
 def test_an_upload_is_the_next_picture_and_strokes_of_another_size_go(studio):
     studio.model.strokes = Strokes([Stroke([(5, 5)], (200, 0, 0), 3)])
     buffer = io.BytesIO()
     Image.fromarray(np.full((24, 32, 3), 90, dtype=np.uint8)).save(buffer, format="png")
     upload = {"name": "a.png", "type": "image/png", "size": 1, "content": buffer.getvalue(), "last_modified": 0}
-    studio.files.upload.set_state({"value": [upload]})
+    studio.views["Files"].upload.set_state({"value": [upload]})
     assert studio.model.image_size == (24, 32)
     assert len(studio.model.strokes) == 0
-    studio.files.upload.set_state({"value": [{**upload, "content": b"no picture"}]})
-    assert "no picture that can be read" in studio.files.caption.value
+    studio.views["Files"].upload.set_state({"value": [{**upload, "content": b"no picture"}]})
+    assert "no picture that can be read" in studio.views["Files"].caption.value
 
 
 def test_an_exemplar_is_offered_to_models_that_read_one(studio, picture):
-    assert studio.files._exemplar_part.layout.display == "none"
+    assert studio.views["Files"]._exemplar_part.layout.display == "none"
     other = Studio(tiny_colorizer(tiny_ctrlcolor()), picture)
-    assert other.files._exemplar_part.layout.display is None
+    assert other.views["Files"]._exemplar_part.layout.display is None
     other.close()
 
 
@@ -128,9 +159,9 @@ def test_runs_are_saved_and_opened_again(studio, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     studio.given.colorize.click()
     done(studio)
-    studio.files.save.click()
+    studio.views["Files"].save.click()
     done(studio)
-    assert "picture.colorlab" in studio.files.caption.value
+    assert "picture.colorlab" in studio.views["Files"].caption.value
     opened = colorlab.open(tmp_path / "picture.colorlab", studio.model.colorizer)
     assert np.array_equal(opened.image, studio.model.run.image)
 

@@ -8,6 +8,7 @@ from colorlab_widgets import (
     AttentionExplorer,
     BranchTree,
     CompareView,
+    InstanceView,
     MechanismPanel,
     ProvenanceView,
     StepPlayer,
@@ -355,7 +356,17 @@ class TestMechanismPanel:
 
 
 @pytest.mark.parametrize(
-    "kind", [AttentionExplorer, BranchTree, CompareView, MechanismPanel, ProvenanceView, StepPlayer, TrajectoryView]
+    "kind",
+    [
+        AttentionExplorer,
+        BranchTree,
+        CompareView,
+        InstanceView,
+        MechanismPanel,
+        ProvenanceView,
+        StepPlayer,
+        TrajectoryView,
+    ],
 )
 def test_a_closed_view_leaves_no_widget_and_follows_nothing(ran, kind):
     before = number_of_widgets()

@@ -4,6 +4,7 @@ import colorlab_widgets.sketched_exhibits  # noqa: F401 - registers how they are
 from colorlab_widgets.attention_explorer import AttentionExplorer
 from colorlab_widgets.branch_tree import BranchTree
 from colorlab_widgets.compare_view import CompareView
+from colorlab_widgets.instance_view import InstanceView
 from colorlab_widgets.mechanism_panel import MechanismPanel
 from colorlab_widgets.painter.widget import StrokePainter
 from colorlab_widgets.provenance_view import ProvenanceView
@@ -17,6 +18,7 @@ __all__ = [
     "AttentionExplorer",
     "BranchTree",
     "CompareView",
+    "InstanceView",
     "MechanismPanel",
     "ProvenanceView",
     "StepPlayer",

@@ -1,17 +1,22 @@
 """Studio: everything around one view-model: the picture, its steps, and why it looks as it does."""
 
+from functools import partial
 from typing import Any
 
 import ipywidgets
 import traitlets
 
 from colorlab.colorizer import Colorizer
+from colorlab.mechanisms.instance_guidance import InstanceGuidance
+from colorlab.methods.base import Method
 from colorlab.settings import Settings
 from colorlab_widgets.attention_explorer import AttentionExplorer
 from colorlab_widgets.branch_tree import BranchTree
 from colorlab_widgets.compare_view import CompareView
 from colorlab_widgets.files import FilePanel
 from colorlab_widgets.given_view import GivenView
+from colorlab_widgets.instance_view import InstanceView
+from colorlab_widgets.lazy_views import LazyViews
 from colorlab_widgets.live import LiveMode
 from colorlab_widgets.mechanism_panel import MechanismPanel
 from colorlab_widgets.page import PageView
@@ -48,6 +53,7 @@ class Studio(View):
 
     Attributes:
         model: the view-model, with the run looked at (`studio.model.run`) and all others (`studio.model.tree`).
+        views: those behind the tabs, by name; each is made when it is first seen or asked for.
 
     Raises:
         ImageError: the picture can not be used.
@@ -67,19 +73,8 @@ class Studio(View):
         self.painter = StrokePainter(model)
         self.player = StepPlayer(model, with_picture=False)
         self.history = BranchTree(model)
-        self.files = FilePanel(model)
-        # Only some models read text edits of an exemplar.
-        edits = {"Text edits": TextEditsView(model)} if "manipulations" in colorizer.method.fields_read() else {}
-        self.views: dict[str, View] = {
-            **edits,
-            "Attention": AttentionExplorer(model),
-            "Why this color": ProvenanceView(model),
-            "Mechanisms": MechanismPanel(model),
-            "Trajectory": TrajectoryView(model),
-            "Compare": CompareView(model),
-            "Files": self.files,
-        }
-        panels = [self.painter.detach_panel(), *self.views.values()]
+        self.views = LazyViews({name: partial(kind, model) for name, kind in _views_of(colorizer.method).items()})
+        panels = [self.painter.detach_panel(), *self.views.places.values()]
         self.tabs = ipywidgets.Tab(panels, layout=ipywidgets.Layout(flex="1 1 400px", min_width="0"))
         for index, title in enumerate(("Paint", *self.views)):
             self.tabs.set_title(index, title)
@@ -109,8 +104,8 @@ class Studio(View):
 
     def _show_tab(self) -> None:
         """Let the view that is seen work, and no other."""
-        for index, view in enumerate(self.views.values(), 1):
-            view.set_shown(index == self.tabs.selected_index)
+        index = self.tabs.selected_index
+        self.views.show(list(self.views)[index - 1] if index else None)
 
     def bring(self, name: str) -> None:
         """Bring one of the views to the front."""
@@ -123,7 +118,23 @@ class Studio(View):
         self._is_open = False
         self.live.close()
         self.model.worker.close()
-        for view in (self.given, self.painter, self.player, self.history, *self.views.values()):
+        for view in (self.given, self.painter, self.player, self.history, self.views):
             view.close()
         super().close()
         self.model.close()
+
+
+def _views_of(method: Method) -> dict[str, type[View]]:
+    """Return the views that mean something for a model, by the names of their tabs."""
+    is_edited = "manipulations" in method.fields_read()
+    has_instances = any(isinstance(mechanism, InstanceGuidance) for mechanism in method.mechanisms)
+    return {
+        **({"Text edits": TextEditsView} if is_edited else {}),
+        "Attention": AttentionExplorer,
+        **({"Instances": InstanceView} if has_instances else {}),
+        "Why this color": ProvenanceView,
+        "Mechanisms": MechanismPanel,
+        "Trajectory": TrajectoryView,
+        "Compare": CompareView,
+        "Files": FilePanel,
+    }

@@ -93,13 +93,14 @@ class ViewModel(traitlets.HasTraits):
 
     def __init__(self, colorizer: Colorizer, picture: Any, settings: Settings | None = None) -> None:
         conditioning = picture if isinstance(picture, Conditioning) else Conditioning(gray=picture)
+        # Before the traits, whose observers ask it.
+        self.colorizer = colorizer
         super().__init__(
             conditioning=conditioning,
             settings=settings or colorizer.settings,
             tree=Tree(),
             picture=as_shown(conditioning),
         )
-        self.colorizer = colorizer
         # One entry for each step that was asked for and not taken.
         self._steps_asked: deque[None] = deque()
         self.worker = Worker(changed=self._note_work, failed=self._fail)
