@@ -146,6 +146,16 @@ def open_notebook(lab: Lab) -> Iterator[Callable[[str], NotebookPage]]:
         yield opened
         context.close()
         browser.close()
+        _end_kernels(lab.url)
+
+
+def _end_kernels(url: str) -> None:
+    """End every kernel of the server: what a test has left running would slow down the next one."""
+    with urllib.request.urlopen(f"{url}/api/kernels?token={TOKEN}", timeout=60) as answer:
+        kernels = json.load(answer)
+    for kernel in kernels:
+        request = urllib.request.Request(f"{url}/api/kernels/{kernel['id']}?token={TOKEN}", method="DELETE")
+        urllib.request.urlopen(request, timeout=60).close()
 
 
 def _free_port() -> int:

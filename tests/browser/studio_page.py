@@ -1,26 +1,28 @@
 """A Studio in a real notebook: eyes that compare the page with the kernel after each action."""
 
 import base64
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kernel_page import KernelPage, write_cells
+from kernel_page import CURRENT, KernelPage, write_cells
 
-SETUP = """
+IMPORTS = """
 import base64, json
 import numpy as np
 import torch
 import colorlab
 from colorlab_widgets import Studio
 torch.set_num_threads(1)
+"""
+SETUP = """
 rows, columns = np.mgrid[:96, :128]
 picture = (60 + columns + rows // 3).astype(np.uint8)
 picture[(rows - 48) ** 2 + (columns - 50) ** 2 < 700] = 190
 colorizer = colorlab.load("mini/lcad")
 studio = Studio(colorizer, colorlab.Conditioning(gray=picture, prompt="a red ball and a blue wall"))
-model = studio.model
 """
 _READ_PIXELS = """(image) => {
     const canvas = document.createElement('canvas');
@@ -34,9 +36,28 @@ _READ_PIXELS = """(image) => {
 }"""
 
 
-def write_notebook(folder: Path, name: str) -> str:
-    """Write a notebook that shows a Studio, and return its name."""
-    return write_cells(folder, name, (SETUP, "studio"))
+def write_notebook(folder: Path, name: str, setup: str = SETUP) -> str:
+    """Write a notebook that shows the `studio` of the setup, and return its name."""
+    return write_cells(folder, name, (f"{IMPORTS}{setup}\nmodel = studio.model", "studio"))
+
+
+def open_studio(lab: Any, open_notebook: Callable[[str], Any], name: str, setup: str = SETUP) -> "StudioPage":
+    """Open a notebook that shows a Studio."""
+    notebook = open_notebook(write_notebook(lab.folder, name, setup))
+    notebook.page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+    notebook.run_all()
+    assert [output for output in notebook.outputs() if output["output_type"] == "error"] == []
+    studio = StudioPage(notebook)
+    studio.arrive()
+    for _ in range(3):
+        # anywidget gives each script two seconds to load, which a page on a busy machine can miss.
+        notebook.page.wait_for_timeout(2500)
+        if not any("Failed to initialize model" in error for error in notebook.errors):
+            break
+        studio.reload()
+    assert [error for error in notebook.errors if "Failed to initialize model" not in error] == []
+    notebook.errors.clear()
+    return studio
 
 
 @dataclass
@@ -56,6 +77,16 @@ class StudioPage(KernelPage):
         )
         return np.frombuffer(base64.b64decode(text), dtype=np.uint8).reshape(shape)
 
+    def reload(self) -> None:
+        """Save the notebook, and open the page anew on the same kernel."""
+        page = self.page
+        self.notebook.errors.clear()
+        page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+        self.wait_until(lambda: not page.evaluate(f"{CURRENT}.context.model.dirty"), "the notebook is saved")
+        page.reload()
+        page.wait_for_function(f"() => {CURRENT}?.sessionContext?.session?.kernel?.status === 'idle'", timeout=120_000)
+        self.arrive()
+
     def wait_idle(self) -> None:
         """Wait until the worker has nothing to do, and the page says so."""
         self.wait_until(lambda: not self.value("model.is_busy"), "the worker is idle")
@@ -66,10 +97,27 @@ class StudioPage(KernelPage):
         """Open one of the views."""
         self.page.get_by_role("tab", name=name).click()
 
+    def stage_place(self, x: float, y: float) -> tuple[float, float]:
+        """Return where on the page a point of the painter's picture lies, in pixels of the picture."""
+        stage = self.page.locator(".colorlab-pointer").first
+        stage.scroll_into_view_if_needed()
+        box = stage.bounding_box()
+        height, width = self.value("model.image_size")
+        return box["x"] + x / width * box["width"], box["y"] + y / height * box["height"]
+
+    def drag(self, points: Sequence[tuple[float, float]], *, steps: int = 4) -> None:
+        """Press at the first point of the painter's picture, move along the others, release at the last."""
+        places = [self.stage_place(*point) for point in points]
+        self.page.mouse.move(*places[0])
+        self.page.mouse.down()
+        for place in places[1:]:
+            self.page.mouse.move(*place, steps=steps)
+        self.page.mouse.up()
+
     @property
     def picture(self) -> Any:
-        """Return the picture of the attention view."""
-        return self.page.locator(".widget-tab .colorlab-picture.colorlab-clickable").first
+        """Return the picture of the view that is seen, attention at first."""
+        return self.page.locator(".widget-tab .colorlab-picture.colorlab-clickable:visible").first
 
     def click_picture(self, x: float, y: float) -> None:
         """Click a place, in pixels of the picture."""

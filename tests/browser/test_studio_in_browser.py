@@ -3,42 +3,14 @@
 import numpy as np
 import pytest
 from kernel_page import CURRENT, SLOW_KERNEL
-from studio_page import StudioPage, write_notebook
+from studio_page import StudioPage, open_studio, write_notebook
 
 
 @pytest.fixture
 def opened(lab, open_notebook):
     """Return a Studio that is shown in a fresh notebook."""
 
-    def open_studio(name="studio.ipynb"):
-        notebook = open_notebook(write_notebook(lab.folder, name))
-        notebook.page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
-        notebook.run_all()
-        assert [output for output in notebook.outputs() if output["output_type"] == "error"] == []
-        studio = StudioPage(notebook)
-        studio.arrive()
-        for _ in range(3):
-            # anywidget gives each script two seconds to load, which a page on a busy machine can miss.
-            notebook.page.wait_for_timeout(4000)
-            if not any("Failed to initialize model" in error for error in notebook.errors):
-                break
-            reload(studio)
-        assert [error for error in notebook.errors if "Failed to initialize model" not in error] == []
-        notebook.errors.clear()
-        return studio
-
-    return open_studio
-
-
-def reload(studio):
-    """Save the notebook, and open the page anew on the same kernel."""
-    page = studio.page
-    studio.notebook.errors.clear()
-    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
-    studio.wait_until(lambda: not page.evaluate(f"{CURRENT}.context.model.dirty"), "the notebook is saved")
-    page.reload()
-    page.wait_for_function(f"() => {CURRENT}?.sessionContext?.session?.kernel?.status === 'idle'", timeout=120_000)
-    studio.arrive()
+    return lambda name="studio.ipynb": open_studio(lab, open_notebook, name)
 
 
 def button(studio, name):
@@ -129,7 +101,7 @@ def test_a_picture_is_colored_stepped_branched_and_explained(opened, tmp_path):
     assert studio.notebook.errors == []
 
     # Everything is there again after a reload.
-    reload(studio)
+    studio.reload()
     page.wait_for_function("document.querySelectorAll('.colorlab-thumbnail').length === 21", timeout=60_000)
     studio.check_picture()
     assert page.locator(".colorlab-run").count() == 3
