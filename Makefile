@@ -36,7 +36,7 @@ test: $(TEST_STAMP)
 		--nbval-cell-timeout 300 $(PYTEST_FLAGS)
 
 # Every figure of docs/figures.md, measured anew:  make -j2 figures PHOTOS=DIR JUDGE=DIR  (about 30 minutes).
-FIGURES := $(addprefix docs/figures/,scenes.md instances.md masks.md solvers.md photographs.md clip.md ctrlcolor.md flicker.md ablations.md provenance.md judge.md speed.md inspection.md)
+FIGURES := $(addprefix docs/figures/,scenes.md instances.md masks.md solvers.md photographs.md clip.md ctrlcolor.md flicker.md ablations.md provenance.md judge.md speed.md inspection.md studio.md)
 
 figures: $(FIGURES)
 	@{ printf '# Figures\n\nMeasured by `make -j2 figures PHOTOS=DIR JUDGE=DIR`, where PHOTOS holds validation photographs'; \
@@ -47,8 +47,9 @@ figures: $(FIGURES)
 .PHONY: $(FIGURES)
 $(FIGURES): $(TEST_STAMP)
 # Alone, at the end, one after the other: with another command beside it every figure of speed would be too slow.
-docs/figures/speed.md: $(filter-out %/speed.md %/inspection.md %/ctrlcolor.md,$(FIGURES))
+docs/figures/speed.md: $(filter-out %/speed.md %/inspection.md %/ctrlcolor.md %/studio.md,$(FIGURES))
 docs/figures/inspection.md: docs/figures/speed.md
+docs/figures/studio.md: docs/figures/ctrlcolor.md
 
 docs/figures/scenes.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/lcad --scenes 200 > $@
 docs/figures/instances.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/lcad --scenes 200 --protocol instances > $@
@@ -65,6 +66,7 @@ docs/figures/ablations.md: ; @mkdir -p $(@D) && for model in lcad ctrlcolor; do 
 docs/figures/provenance.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/provenance.py > $@
 docs/figures/judge.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/judge.py --judge "$(JUDGE)" --photos "$(PHOTOS)" > $@
 docs/figures/speed.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/speed.py > $@
+docs/figures/studio.md: ; @mkdir -p $(@D) && OMP_NUM_THREADS=1 COLORLAB_LATENCY_REPORT=$(abspath $@) $(RUN) pytest tests/browser/test_studio_latency.py -m slow -q >&2
 docs/figures/inspection.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/inspection.py --sd-size --cpu-time --threads 1 > $@
 
 clean:

@@ -1,85 +1,178 @@
-"""How long the user waits, measured in the page: printed as percentiles, and bounded so that a stall is noticed.
+"""How long the user waits, measured in the page, with mini/ctrlcolor: percentiles, as a table of figures.
 
-The bounds are those of a busy machine; the numbers that are aimed at stand beside them.
+Opt in with `-m slow`. The bounds asserted are those of a busy machine, so that a stall is noticed; what is aimed at
+stands in the table, and whether it was reached. `COLORLAB_LATENCY_REPORT` names the file that gets the table.
 """
+
+import os
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from studio_page import StudioPage, write_notebook
+from studio_page import StudioPage, open_studio
 
-# Milliseconds from a click until an element of the page has another picture.
-UNTIL_CHANGED = """async ([clicked, watched]) => {
-    const image = document.querySelector(watched);
+SETUP = """
+import time
+rows, columns = np.mgrid[:128, :128]
+picture = (90 + rows // 2).astype(np.uint8)
+picture[(rows - 60) ** 2 + (columns - 64) ** 2 < 1000] = 150
+colorizer = colorlab.load("mini/ctrlcolor")
+studio = Studio(colorizer, colorlab.Conditioning(gray=picture, prompt="a red ball and a blue wall"))
+"""
+# Times of the page in milliseconds: of each move while a pointer is down until its frame is drawn, of each release, and
+# of each picture that the attention view has drawn.
+WATCH = """() => {
+    Object.assign(window, {moves: [], releases: [], frames: []});
+    const sheet = document.querySelector('.colorlab-pointer');
+    sheet.addEventListener('pointermove', event => {
+        if (!event.buttons) return;
+        const channel = new MessageChannel();
+        channel.port1.onmessage = () => window.moves.push(performance.now() - event.timeStamp);
+        // After the frame in which the sheet draws.
+        requestAnimationFrame(() => channel.port2.postMessage(0));
+    });
+    window.addEventListener('pointerup', () => window.releases.push(Date.now()), {capture: true});
+    const picture = document.querySelector('.widget-tab .colorlab-clickable');
+    new MutationObserver(() => window.frames.push(Date.now())).observe(
+        picture, {attributes: true, attributeFilter: ['data-shown']});
+}"""
+CLICK_PICTURE = """async ([x, y]) => {
+    const picture = document.querySelector('.widget-tab .colorlab-clickable');
+    const overlay = picture.querySelector('.colorlab-overlay');
+    const box = picture.getBoundingClientRect();
     const changed = new Promise(resolve => new MutationObserver((_, observer) => {
         observer.disconnect();
         resolve();
-    }).observe(image, {attributes: true, attributeFilter: ['src']}));
+    }).observe(overlay, {attributes: true, attributeFilter: ['src']}));
     const began = performance.now();
-    document.querySelectorAll(clicked[0])[clicked[1]].click();
+    const place = {clientX: box.left + x * box.width, clientY: box.top + y * box.height, bubbles: true};
+    picture.dispatchEvent(new MouseEvent('click', place));
     await changed;
-    await image.decode();
+    await overlay.decode();
     return performance.now() - began;
 }"""
-# When the first preview and the finished picture are there, in the kernel's clock.
-WATCH = """
-import time
-marks = {}
-model.observe(lambda change: change.new and marks.setdefault("preview", time.time()), "is_preview")
-model.observe(lambda change: change.new == 20 and marks.setdefault("full", time.time()), "step")
-model.is_live = True
-"""
-OVERLAY = ".widget-tab .colorlab-clickable .colorlab-overlay"
+NUM_STROKES = 8
+LIVE_S = 6.0
 
 
-def percentiles(name, values_ms, aim_ms):
-    """Print what was measured."""
-    middle, high = np.percentile(values_ms, [50, 95])
-    print(f"{name}: median {middle:.0f} ms, p95 {high:.0f} ms of {len(values_ms)} (aim {aim_ms} ms)")
-    return high
+class Report:
+    """A table of what was measured, what is aimed at, and whether it was reached."""
+
+    def __init__(self) -> None:
+        self.lines = ["| what | measured | aim | reached |", "| --- | --- | --- | --- |"]
+
+    def at_most(self, what: str, values_ms: list[float], aim_ms: float) -> float:
+        """Take times in; the aim is for their 95th percentile, which is returned."""
+        middle, high = np.percentile(values_ms, [50, 95])
+        measured = f"median {middle:.0f} ms, p95 {high:.0f} ms of {len(values_ms)}"
+        self._add(what, measured, f"p95 at most {aim_ms:g} ms", high <= aim_ms)
+        return float(high)
+
+    def at_least(self, what: str, rate: float, aim: float) -> float:
+        """Take a rate for each second in."""
+        self._add(what, f"{rate:.1f} /s", f"at least {aim:g} /s", rate >= aim)
+        return rate
+
+    def _add(self, *cells: object) -> None:
+        *words, is_reached = cells
+        self.lines.append(f"| {' | '.join(map(str, words))} | {'yes' if is_reached else '**no**'} |")
+
+    def write(self, load: tuple[float, ...]) -> None:
+        """Print the table, and write it where it is wanted."""
+        where = (
+            f"Headless Chromium and JupyterLab on {os.cpu_count()} CPU cores, `mini/ctrlcolor` at 128 px, 20 steps. "
+            f"Load of the machine (1, 5 and 15 minutes) before: {load[0]:.1f}, {load[1]:.1f}, {load[2]:.1f}; whatever "
+            f"else runs there slows all of this down."
+        )
+        text = "\n".join([where, "", *self.lines, ""])
+        print(text)
+        path = os.environ.get("COLORLAB_LATENCY_REPORT")
+        if path:
+            Path(path).write_text(text, encoding="utf-8")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_answers_come_while_the_user_still_looks(lab, open_notebook):
-    notebook = open_notebook(write_notebook(lab.folder, "latency.ipynb"))
-    notebook.run_all()
-    studio = StudioPage(notebook)
-    studio.arrive()
+    load = os.getloadavg()
+    report = Report()
+    studio = open_studio(lab, open_notebook, "latency.ipynb", SETUP)
     page = studio.page
+    studio.open_tab("Attention")
     page.get_by_role("button", name="Colorize").click()
     studio.wait_until(lambda: studio.value("model.run is not None and model.run.is_finished"), "the run is finished")
     studio.wait_idle()
     page.wait_for_function("document.querySelectorAll('.colorlab-thumbnail').length === 21")
+    page.evaluate(WATCH)
 
-    # Two words in turn: red, blue, red ...
-    page.evaluate(UNTIL_CHANGED, [[".colorlab-chip", 1], OVERLAY])
-    studio.wait_idle()
-    maps = []
-    for number in range(10):
-        maps.append(page.evaluate(UNTIL_CHANGED, [[".colorlab-chip", 5 if number % 2 == 0 else 1], OVERLAY]))
+    drawn, previews, full = strokes(studio)
+    assert report.at_most("pointer to drawn stroke, in the page", drawn, 16) < 2_000
+    assert report.at_most("end of a stroke to the first new preview", previews, 1_000) < 60_000
+    assert report.at_most("end of a stroke to the finished picture", full, 4_000) < 180_000
+    assert report.at_least("live previews while painting", live_rate(studio), 3) > 0.02
+    assert report.at_least("scrubbing the slider, steps", scrubbing_rate(studio), 10) > 0.3
+    assert report.at_most("attention map after a click", maps(studio), 250) < 20_000
+    report.write(load)
+    assert studio.notebook.errors == []
+
+
+def strokes(studio: StudioPage) -> tuple[list[float], list[float], list[float]]:
+    """Paint strokes in live mode; return times of moves, first previews and finished pictures, in milliseconds."""
+    page = studio.page
+    studio.kernel("model.is_live = True")
+    previews, full = [], []
+    for number in range(NUM_STROKES):
+        before = studio.value("len(model.tree)")
+        studio.drag([(20 + 10 * number, 20), (24 + 10 * number, 100)], steps=12)
+        studio.wait_until(lambda before=before: studio.value("len(model.tree)") > before, "the full run has begun")
+        studio.wait_until(
+            lambda: studio.value("model.run.is_finished and not model.is_running and not model.is_changed"),
+            "it is done",
+        )
         studio.wait_idle()
-    assert percentiles("attention map after a click", maps, 250) < 20_000
+        studio.check_picture()
+        released = page.evaluate("window.releases.at(-1)")
+        after = [at - released for at in page.evaluate("window.frames") if at > released]
+        previews.append(after[0])
+        full.append(after[-1])
+    return page.evaluate("window.moves"), previews, full
 
-    # Steps per second of the slider, as the page shows them and as the kernel has followed.
-    slider = page.locator(".colorlab-player input[type=range]")
-    began_ms = page.evaluate("performance.now()")
+
+def live_rate(studio: StudioPage) -> float:
+    """Return how many previews a second the page draws while a stroke is being painted."""
+    page = studio.page
+    places = [studio.stage_place(30 + 68 * (number % 20) / 20, 110) for number in range(1000)]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    began, end = page.evaluate("Date.now()"), time.monotonic() + LIVE_S
+    for place in places:
+        page.mouse.move(*place)
+        page.wait_for_timeout(30)
+        if time.monotonic() > end:
+            break
+    lasted_s = (page.evaluate("Date.now()") - began) / 1000
+    count = page.evaluate("began => window.frames.filter(at => at > began).length", began)
+    page.mouse.up()
+    studio.wait_until(lambda: studio.value("not model.is_changed and not model.is_busy"), "it is at rest")
+    studio.kernel("model.is_live = False")
+    return count / lasted_s
+
+
+def scrubbing_rate(studio: StudioPage) -> float:
+    """Return how many steps a second the slider of the page takes, until the kernel has come after."""
+    slider = studio.page.locator(".colorlab-player input[type=range]")
+    began = time.monotonic()
     for _ in range(20):
         slider.press("ArrowLeft")
-    here_ms = page.evaluate("performance.now()") - began_ms
     studio.wait_until(lambda: studio.value("model.step") == 0, "the kernel has followed")
-    print(f"scrubbing: {20_000 / here_ms:.1f} steps/s in the page (aim 10)")
-    assert here_ms < 60_000
+    return 20 / (time.monotonic() - began)
 
-    # From a change of words to the preview, and to the finished picture.
-    studio.kernel(WATCH)
-    waits = {"preview": [], "full": []}
-    for words in ("a green ball and a red wall", "a blue ball and a red wall", "a red ball and a blue wall"):
-        studio.kernel(
-            f"marks.clear()\nbegan = time.time()\nmodel.conditioning = model.conditioning.replace(prompt={words!r})"
-        )
-        studio.wait_until(lambda: studio.value("not model.is_busy and not model.is_changed"), "the full run")
-        for name, values in waits.items():
-            values.append(1000 * studio.value(f"marks[{name!r}] - began"))
-    assert percentiles("first preview after a change", waits["preview"], 1000) < 60_000
-    assert percentiles("full run after a change", waits["full"], 4000) < 120_000
-    assert notebook.errors == []
+
+def maps(studio: StudioPage) -> list[float]:
+    """Return the times from a click on the picture to its map, in milliseconds; the first, which warms up, left out."""
+    times = []
+    for number in range(16):
+        times.append(studio.page.evaluate(CLICK_PICTURE, [(number % 4 + 1) / 5, (number // 4 + 1) / 5]))
+        studio.wait_idle()
+    return times[1:]

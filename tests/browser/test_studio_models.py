@@ -131,12 +131,7 @@ def test_strokes_and_exemplar_color_and_the_decoder_shows_its_offsets(lab, open_
     is_on = "model.colorizer.method.mechanism('self_attention_guidance').is_on(model.settings)"
     was_on = studio.value(is_on)
     panel.locator("input[type=checkbox]").first.click()
-    studio.wait_until(
-        lambda: (
-            is_on != studio.value("model.colorizer.method.mechanism('self_attention_guidance').is_on(model.settings)")
-        ),
-        "guidance is switched",
-    )
+    studio.wait_until(lambda: studio.value(is_on) != was_on, "guidance is switched")
     page.get_by_role("button", name="Colorize").click()
     studio.wait_until(
         lambda: studio.value("len(model.tree)") == 3 and studio.value("model.run.is_finished"), "all of it"
