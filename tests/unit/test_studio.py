@@ -1,9 +1,11 @@
 """The Studio joins the views around one view-model; live mode follows with previews and settles on full runs."""
 
 import io
+import re
 import threading
 import time
 
+import ipywidgets
 import numpy as np
 import pytest
 from colorlab_widgets import Studio
@@ -93,18 +95,53 @@ def test_only_the_tab_that_is_seen_works(studio):
     assert len(studio.views["Trajectory"].path.points) == 5
 
 
-def test_every_control_says_what_it_does(studio):
+CONTROLS = (
+    ipywidgets.Button,
+    ipywidgets.Checkbox,
+    ipywidgets.ColorPicker,
+    ipywidgets.Dropdown,
+    ipywidgets.FileUpload,
+    ipywidgets.Text,
+    ipywidgets.ToggleButton,
+    ipywidgets.ToggleButtons,
+)
+NUMBERS = (
+    ipywidgets.BoundedIntText,
+    ipywidgets.FloatLogSlider,
+    ipywidgets.FloatSlider,
+    ipywidgets.IntRangeSlider,
+    ipywidgets.IntSlider,
+)
+UNIT = re.compile(r"\d to \d|no unit|pixels|Steps|noise a run starts from")
+
+
+def below(widget):
+    return [widget, *(part for child in getattr(widget, "children", ()) for part in below(child))]
+
+
+@pytest.mark.parametrize("method", [tiny_lcad, tiny_ctrlcolor, tiny_colorizediffusion])
+def test_every_control_says_what_it_does_and_numbers_their_unit(method, picture):
+    given = {"gray": picture, "sketch": picture, "exemplar": np.stack([picture] * 3, -1)}
+    colorizer = tiny_colorizer(method())
+    reads = colorizer.method.fields_read()
+    studio = Studio(colorizer, Conditioning(**{name: value for name, value in given.items() if name in reads}))
+    for name in studio.views:
+        studio.bring(name)
+    controls = [widget for widget in below(studio) if isinstance(widget, (*CONTROLS, *NUMBERS))]
+    assert len(controls) > 40
     silent = [
-        control
-        for control in (
-            *studio.given.settings.values(),
-            studio.given.prompt,
-            studio.given.colorize,
-            studio.given.is_live,
-        )
-        if not control.tooltip
+        (type(control).__name__, getattr(control, "description", ""))
+        for control in controls
+        if not (all(control.tooltips) if isinstance(control, ipywidgets.ToggleButtons) else control.tooltip)
+        and control.layout.display != "none"
     ]
     assert silent == []
+    without_unit = [
+        control.tooltip for control in controls if isinstance(control, NUMBERS) and not UNIT.search(control.tooltip)
+    ]
+    assert without_unit == []
+    assert studio.model.worker.join(60)
+    studio.close()
 
 
 @pytest.mark.parametrize(

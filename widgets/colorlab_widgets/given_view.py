@@ -81,7 +81,7 @@ _SETTINGS_WORDS = {
         "guidance",
         60,
         230,
-        "Classifier-free guidance, 1 (off) to 15: how strictly the words are followed",
+        "Classifier-free guidance, 1 to 15, 1 is off: how strictly the words are followed",
     ),
     "solver": ("solver", 44, 144, "How a step is taken"),
     "seed": ("seed", 36, 118, "The noise a run starts from; the same seed gives the same picture"),

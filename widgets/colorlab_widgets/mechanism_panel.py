@@ -179,7 +179,9 @@ class MechanismPanel(View):
         if not isinstance(control, ipywidgets.Checkbox):
             control.style.description_width = "130px"
             control.layout.width = "330px"
-        control.tooltip = f"{mechanism.name.replace('_', ' ')}, {label}: {parameter.doc}"
+        is_number = isinstance(control, ipywidgets.FloatSlider)
+        bounds = f" {parameter.low:g} to {parameter.high:g}{' ' if parameter.unit else ''}{parameter.unit}." * is_number
+        control.tooltip = f"{mechanism.name.replace('_', ' ')}, {label}: {parameter.doc}{bounds}"
         control.observe(lambda change: self._set(mechanism, parameter, change.new), "value")
         return control
 

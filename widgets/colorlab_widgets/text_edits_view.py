@@ -101,7 +101,7 @@ class TextEditsView(View):
         self.scale = ipywidgets.FloatSlider(
             min=-5, max=15, step=0.25, description="scale", continuous_update=False, layout={"width": "230px"}
         )
-        self.scale.tooltip, self.scale.style.description_width = "Wanted projection on the text", "44px"
+        self.scale.tooltip, self.scale.style.description_width = "Wanted projection on the text, no unit", "44px"
         self.scale.observe(self._put("target_scale"), "value")
         self.enhance = ipywidgets.Checkbox(description="erase first", indent=False, layout={"width": "100px"})
         self.enhance.tooltip = "Enhance: take what there is of the anchor away before the target is added"
