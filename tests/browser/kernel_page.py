@@ -72,7 +72,7 @@ class KernelPage:
         """Return the value of an expression in the kernel."""
         return self.kernel(f"print(json.dumps({expression}))")
 
-    def wait_until(self, is_true: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
+    def wait_until(self, is_true: Callable[[], bool], what: str, timeout_s: float = 240) -> None:
         """Look again and again, for a slow machine; fail with what was awaited."""
         deadline = time.monotonic() + timeout_s
         while not is_true():

@@ -44,7 +44,9 @@ class Hand:
 
     def use_screen(self, device_scale_factor: float) -> None:
         """Move the window to a screen with so many device pixels for each CSS pixel."""
-        metrics = {"width": 1280, "height": 1000, "deviceScaleFactor": device_scale_factor, "mobile": False}
+        # A change of the ratio alone is not even laid out anew under emulation; windows that move change in size, too.
+        width = 1280 + round(4 * device_scale_factor)
+        metrics = {"width": width, "height": 1000, "deviceScaleFactor": device_scale_factor, "mobile": False}
         self.devtools.send("Emulation.setDeviceMetricsOverride", metrics)
 
 
