@@ -95,7 +95,7 @@ class StudioPage(KernelPage):
 
     def open_tab(self, name: str) -> None:
         """Open one of the views."""
-        self.page.get_by_role("tab", name=name).click()
+        self.page.locator(".colorlab-whole").get_by_role("tab", name=name).click()
 
     def stage_place(self, x: float, y: float) -> tuple[float, float]:
         """Return where on the page a point of the painter's picture lies, in pixels of the picture."""

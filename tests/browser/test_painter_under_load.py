@@ -58,6 +58,7 @@ def on_screen(painter: PainterPage, points) -> np.ndarray:
     return np.array([screen[round(y - box["y"]), round(x - box["x"])] for x, y in places])
 
 
+@pytest.mark.slow
 def test_with_a_kernel_that_lags_strokes_are_seen_at_once_and_come_in_order(lab, open_notebook):
     painter = open_painter(lab, open_notebook, "lag.ipynb")
     painter.kernel(SLOW_KERNEL)
@@ -84,6 +85,7 @@ def test_with_a_kernel_that_lags_strokes_are_seen_at_once_and_come_in_order(lab,
     assert painter.notebook.errors == []
 
 
+@pytest.mark.slow
 def test_while_it_samples_strokes_are_seen_at_once_and_none_is_lost(lab, open_notebook):
     painter = open_painter(lab, open_notebook, "busy.ipynb", WITH_MODEL)
     painter.kernel("model.colorize()")

@@ -34,6 +34,7 @@ def colors(picture):
     return rgb2lab(picture)[..., 1:]
 
 
+@pytest.mark.slow
 def test_masks_are_paired_with_words_and_guide_the_colors(lab, open_notebook, tmp_path):
     studio = open_studio(lab, open_notebook, "instances.ipynb", SAME_KIND)
     page = studio.page
@@ -93,6 +94,7 @@ def test_masks_are_paired_with_words_and_guide_the_colors(lab, open_notebook, tm
     assert studio.notebook.errors == []
 
 
+@pytest.mark.slow
 def test_strokes_and_exemplar_color_and_the_decoder_shows_its_offsets(lab, open_notebook, tmp_path):
     studio = open_studio(lab, open_notebook, "ctrlcolor.ipynb", PAINTED)
     page = studio.page
