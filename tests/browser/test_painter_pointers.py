@@ -99,7 +99,6 @@ def test_touch_and_pen_paint_zoom_and_rub(lab, open_notebook):
     assert painter.notebook.errors == []
 
 
-@pytest.mark.slow
 def test_a_picture_is_sharp_on_every_screen_it_is_moved_to(lab, open_notebook):
     painter = open_painter(lab, open_notebook, "screens.ipynb")
     painter.page.evaluate(DEAF_TO_RESIZE)
