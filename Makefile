@@ -35,8 +35,8 @@ test: $(TEST_STAMP)
 	COLORLAB_PRESET=smoke OMP_NUM_THREADS=1 $(RUN) pytest $(wildcard tests notebooks) --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout 300 $(PYTEST_FLAGS)
 
-# Every figure of docs/figures.md, measured anew:  make -j2 figures PHOTOS=DIR JUDGE=DIR  (about 30 minutes).
-FIGURES := $(addprefix docs/figures/,scenes.md instances.md masks.md solvers.md photographs.md clip.md ctrlcolor.md flicker.md ablations.md provenance.md judge.md speed.md inspection.md studio.md)
+# Every figure of docs/figures.md, measured anew:  make -j2 figures PHOTOS=DIR JUDGE=DIR  (about two hours).
+FIGURES := $(addprefix docs/figures/,scenes.md instances.md masks.md solvers.md photographs.md clip.md ctrlcolor.md flicker.md colorizediffusion.md ablations.md provenance.md judge.md speed.md inspection.md studio.md)
 
 figures: $(FIGURES)
 	@{ printf '# Figures\n\nMeasured by `make -j2 figures PHOTOS=DIR JUDGE=DIR`, where PHOTOS holds validation photographs'; \
@@ -60,9 +60,10 @@ docs/figures/clip.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/clip --
 # It times pictures, too: with nothing beside it, as those of speed.
 docs/figures/ctrlcolor.md: docs/figures/inspection.md ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/ctrlcolor --scenes 200 > $@
 docs/figures/flicker.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/ctrlcolor --clips 8 > $@
+docs/figures/colorizediffusion.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/colorizediffusion --scenes 200 > $@
 # Not among those of `make figures`: it tunes on every picture, which takes more than an hour.
 docs/figures/diffcolor.md: $(TEST_STAMP) ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/diffcolor --scenes 30 --images "$(PHOTOS)" --limit 20 > $@
-docs/figures/ablations.md: ; @mkdir -p $(@D) && for model in lcad ctrlcolor; do $(RUN) colorlab ablate mini/$$model; echo; done > $@
+docs/figures/ablations.md: ; @mkdir -p $(@D) && for model in lcad ctrlcolor colorizediffusion; do $(RUN) colorlab ablate mini/$$model; echo; done > $@
 docs/figures/provenance.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/provenance.py > $@
 docs/figures/judge.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/judge.py --judge "$(JUDGE)" --photos "$(PHOTOS)" > $@
 docs/figures/speed.md: ; @mkdir -p $(@D) && $(VENV)/bin/python benchmarks/speed.py > $@

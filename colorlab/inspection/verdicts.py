@@ -86,6 +86,8 @@ def _difference(kept: torch.Tensor, replayed: torch.Tensor) -> float:
     if not kept.numel():
         # Of nothing there is nothing to differ in: a part that was not given, of equal shape by now.
         return 0.0
+    if torch.equal(kept.nan_to_num(), replayed.nan_to_num()) and torch.equal(kept.isnan(), replayed.isnan()):
+        return 0.0  # NaN where nothing is known, such as the projection on an anchor that was not given
     largest, apart = float(kept.abs().max()), float((replayed - kept).abs().max())
     return apart / largest if largest else (0.0 if apart == 0 else float("inf"))
 

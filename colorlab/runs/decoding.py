@@ -124,7 +124,8 @@ class _Decoder:
             entry, run = self._content["runs"][key], self._run(key)
             origin = entry["origin"]
             parent = self._run(origin["parent"]) if origin else None
-            self._tree.add(run, parent=parent, step_index=origin["step_index"] if origin else 0, name=entry["name"])
+            step_index = _at_least(origin["step_index"], 0, "step_index") if origin else 0
+            self._tree.add(run, parent=parent, step_index=step_index, name=entry["name"])
         self._tree.num_made = _at_least(self._content["num_made"], len(order), "num_made")
         return self._run(self._content["current"])
 

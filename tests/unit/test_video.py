@@ -84,7 +84,7 @@ def test_a_video_is_its_sequence(colorizer: Colorizer, source: Path, tmp_path: P
 def test_an_interrupted_video_goes_on(
     colorizer: Colorizer, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, target = tmp_path / "whole.mp4", tmp_path / "out.mp4"
+    whole, target = tmp_path / "whole.mkv", tmp_path / "out.mkv"
     all_at_once = colorlab.colorize_video(source, whole, colorizer, progress=False)
     write, colored = VideoJournal.write, []
     stop_at = iter(range(10))
@@ -102,28 +102,30 @@ def test_an_interrupted_video_goes_on(
     assert colored == [0, 1, 2]
     assert colorlab.colorize_video(source, target, colorizer, progress=False).known == all_at_once.known
     assert colored == [0, 1, 2, 3, 4, 5]
-    assert target.read_bytes() == whole.read_bytes()
+    # The pixels, not the bytes: mkv files have random names inside, and lossy encoders differ from run to run.
+    np.testing.assert_array_equal(read(target), read(whole))
 
 
 @pytest.mark.timeout(900)
 def test_a_killed_command_goes_on(source: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     Colorizer(tiny_ctrlcolor(), settings=FAST).save_pretrained(model)
-    whole, target = tmp_path / "whole.mp4", tmp_path / "out.mp4"
+    whole, target = tmp_path / "whole.mkv", tmp_path / "out.mkv"
     assert cli.main(["video", str(source), "-o", str(whole), "--model", str(model), "--seed", "4"]) == 0
     words = [sys.executable, "-m", "colorlab", "video", str(source), "-o", str(target), "-m", str(model), "--seed", "4"]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         give_up = time.monotonic() + 600
-        while not list(tmp_path.glob("out.mp4.frames/*1.png")) and process.poll() is None:
+        while not list(tmp_path.glob("out.mkv.frames/*1.png")) and process.poll() is None:
             assert time.monotonic() < give_up
             time.sleep(0.01)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert cli.main(words[3:]) == 0
-    assert target.read_bytes() == whole.read_bytes()
-    assert not (tmp_path / "out.mp4.frames").exists()
+    # The pixels, not the bytes: mkv files have random names inside, and lossy encoders differ from run to run.
+    np.testing.assert_array_equal(read(target), read(whole))
+    assert not (tmp_path / "out.mkv.frames").exists()
 
 
 def test_finished_frames_of_something_else_are_refused(colorizer: Colorizer, source: Path, tmp_path: Path) -> None:
