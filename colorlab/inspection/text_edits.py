@@ -52,15 +52,7 @@ def position_weights(
         RangeError: there is no such edit, site or head.
     """
     moment = as_step(call_of(run, step, site), "text edits")
-    weights: tuple[torch.Tensor, ...] = getattr(run.segment_at(step).prepared, "weights", ())
-    if not weights:
-        raise StateError(
-            "This run has no local text edits, which only models that read the exemplar's patches have; give "
-            "manipulations=[colorlab.Manipulation(...)] and an exemplar."
-        )
-    if not 0 <= edit < len(weights):
-        raise RangeError(f"edit is {edit}, but the run has edits 0 to {len(weights) - 1}.")
-    values = weights[edit].detach().float().cpu()[0, :, 0]
+    values = _weights_of(run, step, edit)
     order = torch.randperm(len(values), generator=torch.Generator().manual_seed(_NULL_SEED))
 
     def chosen(of: Site, number: int) -> torch.Tensor:
@@ -87,3 +79,16 @@ def position_weights(
         max_bytes=max_bytes,
     )
     return replace(found, unit="position weight")
+
+
+def _weights_of(run: Run, step: int, edit: int) -> torch.Tensor:
+    """Return the position weights (N,) float32 of an edit that is in force at a step."""
+    weights: tuple[torch.Tensor, ...] = getattr(run.segment_at(step).prepared, "weights", ())
+    if not weights:
+        raise StateError(
+            "This run has no local text edits, which only models that read the exemplar's patches have; give "
+            "manipulations=[colorlab.Manipulation(...)] and an exemplar."
+        )
+    if not 0 <= edit < len(weights):
+        raise RangeError(f"edit is {edit}, but the run has edits 0 to {len(weights) - 1}.")
+    return weights[edit].detach().float().cpu()[0, :, 0]

@@ -22,15 +22,14 @@ import torch
 from colorlab.conditioning import Conditioning
 from colorlab.errors import StateError
 from colorlab.images import finish_keep_lightness, load_image, resize_image
-from colorlab.mechanisms.classifier_free_guidance import ClassifierFreeGuidance
 from colorlab.mechanisms.contrastive_tuning import ContrastiveTuning
 from colorlab.mechanisms.embedding_path import EmbeddingPath
 from colorlab.mechanisms.gray_start import GrayStart
 from colorlab.mechanisms.spatial_alignment import SpatialAlignment
 from colorlab.methods.adaptation import Adaptation, install_weights
-from colorlab.methods.base import Finish, Method, Prepared, gray_image
+from colorlab.methods.base import Finish, gray_image
+from colorlab.methods.guided_by_words import GuidedByWords, PreparedWords
 from colorlab.methods.identifiers import AlignedTarget
-from colorlab.networks.luminance import decode_with_taps
 from colorlab.sampling.inversion import ddim_invert
 from colorlab.settings import Settings
 
@@ -38,25 +37,23 @@ __all__ = ["DiffColor", "PreparedDiffColor"]
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedDiffColor(Prepared):
+class PreparedDiffColor(PreparedWords):
     """Words and picture as the networks receive them.
 
     Args:
-        text: tokens (1, N, D) by guidance pass.
         gray: (1, 1, H, W) at working size, [0, 1].
         gray_latents: (1, C, h, w), scaled, of the gray picture.
         colored_latents: the same of the picture that was tuned for, or of the gray one where there is none.
         path: `optimized` and `target`, (1, N, D): the ends of the embedding path; empty where it is not gone.
     """
 
-    text: Mapping[str, torch.Tensor]
     gray: torch.Tensor
     gray_latents: torch.Tensor
     colored_latents: torch.Tensor
     path: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
-class DiffColor(Method):
+class DiffColor(GuidedByWords):
     """Color one gray picture by a model that was tuned on it, and change its colors by words.
 
     Attributes:
@@ -69,16 +66,14 @@ class DiffColor(Method):
     reads = ("gray", "prompt", "negative_prompt")
     finish: ClassVar[Finish] = "keep_lightness"
     starts_from_picture: ClassVar[bool] = True
-    component_names = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     optional_component_names = ("projected_text_encoder", "projected_image_encoder")
     default_settings: ClassVar[Settings] = Settings(guidance_scale=3.0, strength=0.6)
 
     start = GrayStart()
     path = EmbeddingPath()
-    guidance = ClassifierFreeGuidance()
     tuning = ContrastiveTuning()
     alignment = SpatialAlignment()
-    mechanisms = (start, path, guidance, tuning, alignment)
+    mechanisms = (start, path, GuidedByWords.guidance, tuning, alignment)
 
     def __init__(
         self, components: Mapping[str, Any], working_px: int, *, model_name: str = "", weights_hash: str = ""
@@ -176,28 +171,6 @@ class DiffColor(Method):
         with self.lock, torch.no_grad():
             latents = prepared.colored_latents.float().cpu()
             return ddim_invert(latents, predict, schedule=self.schedule, timesteps=timesteps)
-
-    def guidance_passes(self, settings: Settings, timestep: float | None = None) -> tuple[str, ...]:
-        """`uncond`, `cond`; without guidance `cond` alone."""
-        return self.guidance.passes(settings)
-
-    def predict(
-        self, prepared: PreparedDiffColor, latents: torch.Tensor, timestep: int | float, settings: Settings
-    ) -> dict[str, torch.Tensor]:
-        """Predict the noise of every pass in one call."""
-        tokens = {name: prepared.text[name] for name in self.guidance_passes(settings)}
-        outputs = self.predict_passes(latents, timestep, tokens)
-        return {name: self.schedule.to_noise_pred(output, latents, timestep) for name, output in outputs.items()}
-
-    def guide(self, predictions: Mapping[str, torch.Tensor], settings: Settings) -> torch.Tensor:
-        """Apply classifier-free guidance."""
-        return self.guidance.guide(predictions, settings)
-
-    def decode(self, latents: torch.Tensor, prepared: PreparedDiffColor, settings: Settings) -> torch.Tensor:
-        """Decode with the plain decoder."""
-        self.network_calls["vae"] += 1
-        decoded = decode_with_taps(self.vae, latents.to(self.device, self.dtype))
-        return (decoded.float().cpu().clamp(-1, 1) + 1) / 2
 
     def finish_image(self, decoded: torch.Tensor, conditioning: Conditioning, settings: Settings) -> torch.Tensor:
         """Align the colors with the gray picture, at the size of the networks, then keep the input's lightness."""

@@ -163,13 +163,9 @@ def tiny_ctrlcolor(*, optional: bool = True) -> CtrlColor:
     return CtrlColor(components, working_px=32, model_name="tiny/ctrlcolor")
 
 
-def tiny_colorizediffusion(*, reads: str = "local") -> ColorizeDiffusion:
-    """Return a ColorizeDiffusion that works at 32 px with 16 patches; `global` reads the class token."""
-    components = tiny_components(0)
-    del components["luminance_encoder"]
-    text_config = components.pop("text_encoder").config
-    text_config.projection_dim = 16
-    vision_config = CLIPVisionConfig(
+def projected_vision_config() -> CLIPVisionConfig:
+    """Return a vision tower of 16 patches whose projection is as wide as that of the tiny text towers."""
+    return CLIPVisionConfig(
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=1,
@@ -178,10 +174,18 @@ def tiny_colorizediffusion(*, reads: str = "local") -> ColorizeDiffusion:
         patch_size=4,
         projection_dim=16,
     )
+
+
+def tiny_colorizediffusion(*, reads: str = "local") -> ColorizeDiffusion:
+    """Return a ColorizeDiffusion that works at 32 px with 16 patches; `global` reads the class token."""
+    components = tiny_components(0)
+    del components["luminance_encoder"]
+    text_config = components.pop("text_encoder").config
+    text_config.projection_dim = 16
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         components["projected_text_encoder"] = CLIPTextModelWithProjection(text_config)
-        components["projected_image_encoder"] = CLIPVisionModelWithProjection(vision_config)
+        components["projected_image_encoder"] = CLIPVisionModelWithProjection(projected_vision_config())
         encoder = SketchEncoder(stem_channels=(4, 4, 4, 8), block_out_channels=(8, 16))
         for conv in encoder.zero_convs:
             torch.nn.init.normal_(conv.weight, std=0.3)
@@ -206,20 +210,11 @@ def tiny_diffcolor() -> DiffColor:
     text_config = components["text_encoder"].config
     sizes = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
     text_config.update({**sizes, "eos_token_id": tokenizer.eos_token_id, "projection_dim": 16})
-    vision_config = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=16,
-        patch_size=4,
-        projection_dim=16,
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         components["text_encoder"] = CLIPTextModel(text_config)
         components["projected_text_encoder"] = CLIPTextModelWithProjection(text_config)
-        components["projected_image_encoder"] = CLIPVisionModelWithProjection(vision_config)
+        components["projected_image_encoder"] = CLIPVisionModelWithProjection(projected_vision_config())
     return DiffColor(components, working_px=32, model_name="tiny/diffcolor")
 
 
