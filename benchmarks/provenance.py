@@ -1,12 +1,12 @@
 """Do sources color their own object? Shares of a word, a stroke, a part of the exemplar: inside of it and elsewhere.
 
-    python benchmarks/provenance.py [--only words|strokes|exemplar] [--scenes 12] [--steps 8]
+    python benchmarks/provenance.py [--only words|strokes|exemplar] [--scenes 20] [--steps 8]
 
 Held-out scenes, of which the masks are known. In each one source is looked at, with the object that it is meant for: a
-color word of a caption that names two objects; the first stroke that lies in an object; the quarter of the exemplar
-that shows most of the object. Its share of the color is measured twice, of the mean over the object and of the mean
-over everything else, each with that source left out and against all sources removed. A place that all sources together
-hardly move has no share; such scenes are left out, and `items` says how many remain. Each scene is told on stderr.
+color word of a caption that names two objects; the first stroke that is alone in an object; the quarter of the exemplar
+that shows most of the object. Its share of the color of every pixel is measured, with that source left out and against
+all sources removed, and pooled over the object and over everything else; pixels weigh as much as all sources together
+move them. Where they move none the scene is left out, and `items` says how many remain. Each scene is told on stderr.
 """
 
 import argparse
@@ -32,7 +32,9 @@ from colorlab.runs.run import Run
 from colorlab.strokes import Strokes
 
 SIZE_PX = 128
-MOST_STROKES = 3
+NUM_STROKES = range(2, 4)
+"""How many strokes a scene has: one alone has the whole share by definition, many take long."""
+
 LEAST_OVERLAP = 0.8
 MODELS = {"words": "mini/lcad", "strokes": "mini/ctrlcolor", "exemplar": "mini/ctrlcolor"}
 TITLES = {"words": "a color word", "strokes": "a stroke", "exemplar": "a quarter of the exemplar"}
@@ -64,16 +66,19 @@ def word_cases(colorizer: Colorizer, steps: int) -> Iterator[Case]:
 
 
 def stroke_cases(colorizer: Colorizer, steps: int) -> Iterator[Case]:
-    """Yield scenes with at most three strokes, without words; the first that lies in an object is looked at."""
+    """Yield scenes with two or three strokes, without words; the first that is alone in its object is looked at.
+
+    Of two strokes in one object each would do without the other, so that leaving one out tells nothing.
+    """
     for stroked in stroked_scenes(SIZE_PX):
-        if len(stroked.strokes) > MOST_STROKES:
+        if len(stroked.strokes) not in NUM_STROKES:
             continue
-        for index, stroke in enumerate(stroked.strokes):
-            painted = Strokes([stroke]).rasterize(SIZE_PX, SIZE_PX)[1][0, 0].numpy() > 0
-            masks = [one.mask for one in stroked.scene.instances if one.mask[painted].mean() > LEAST_OVERLAP]
-            if masks:
+        painted = [Strokes([stroke]).rasterize(SIZE_PX, SIZE_PX)[1][0, 0].numpy() > 0 for stroke in stroked.strokes]
+        for mask in (one.mask for one in stroked.scene.instances):
+            inside = [index for index, area in enumerate(painted) if mask[area].mean() > LEAST_OVERLAP]
+            if len(inside) == 1:
                 run = colorizer.start(stroked.conditioning, num_inference_steps=steps, seed=0)
-                yield Case(run, Removal(), index, masks[0])
+                yield Case(run, Removal(), inside[0], mask)
                 break
 
 
@@ -96,12 +101,14 @@ def shares(case: Case) -> tuple[float, float]:
     run = case.run.finish(progress=False)
     study = plan_provenance(run, case.removal)
     study.finish(progress=False)
-    places = torch.from_numpy(np.stack([case.mask, ~case.mask]).reshape(2, -1)).float()
-    places = (places / places.sum(dim=1, keepdim=True)).T
     own = decode_chroma(run.method, run.segment_at(run.num_steps), run.state.latents).flatten(1)
-    parts = [Ablation(part.removed, part.ab @ places) for part in study.parts]
-    inside, elsewhere = Findings(own @ places, parts, max(len(part.removed) for part in parts), ()).shares[case.source]
-    return float(inside), float(elsewhere)
+    number = max(len(part.removed) for part in study.parts)
+    mask = torch.from_numpy(case.mask.flatten())
+    inside, elsewhere = (
+        Findings(own[:, place], [Ablation(part.removed, part.ab[:, place]) for part in study.parts], number, ())
+        for place in (mask, ~mask)
+    )
+    return float(inside.pooled(inside.shares)[case.source]), float(elsewhere.pooled(elsewhere.shares)[case.source])
 
 
 def rows_of(kind: str, found: np.ndarray) -> list[Estimate]:
@@ -121,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print one table for each kind of source, as it is done."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=[*CASES])
-    parser.add_argument("--scenes", type=int, default=12)
+    parser.add_argument("--scenes", type=int, default=20)
     parser.add_argument("--steps", type=int, default=8)
     options = parser.parse_args(arguments)
     for kind in [options.only] if options.only else CASES:
