@@ -228,6 +228,7 @@ def _border(mask: np.ndarray) -> np.ndarray:
 _NAMED = Purpose("objects in their named color", "%", "higher", _named_cases)
 _OVERFLOW = Purpose("overflow of strokes", "%", "lower", partial(_stroke_cases, "overflow"))
 _HUES = "objects in the hue of the exemplar's like"
+_EDGES = Purpose("edge F1 against the sketch", "", "higher", partial(_disagreeing_cases, "edges"))
 _EDITED = Purpose("text edits that give the wanted color", "%", "higher", _text_edit_cases)
 
 PURPOSES: dict[str, Purpose] = {
@@ -252,11 +253,12 @@ PURPOSES: dict[str, Purpose] = {
     "global_manipulation": _EDITED,
     "instance_guidance": Purpose("objects of one kind in their own color", "%", "higher", _instance_cases),
     "lightness_control": _NAMED,
+    "line_guidance": _EDGES,
     "local_edit": Purpose("ΔE outside the edited object", "", "lower", _edit_cases),
     "luminance_guidance": Purpose("ΔE of chroma along outlines", "", "lower", _outline_cases),
     "position_weights": _EDITED,
     "self_attention_guidance": _OVERFLOW,
-    "sketch_injection": Purpose("edge F1 against the sketch", "", "higher", partial(_disagreeing_cases, "edges")),
+    "sketch_injection": _EDGES,
     # It acts as published alone, so that its row is a null otherwise.
     "stale_attention": _NAMED,
     "stroke_encoding": Purpose("ΔE of chroma under strokes", "", "lower", partial(_stroke_cases, "obeyed")),

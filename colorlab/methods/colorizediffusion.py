@@ -10,6 +10,7 @@
 | attention injection | `AttentionInjection`: the passes `lending_full` ... |
 | global text manipulation | `GlobalManipulation`, of CLS models |
 | local text manipulation, position weight matrix | `PositionWeights`, of Attention models |
+| - | `LineGuidance`: lines of the sketch inside the decoder, of models that have a `line_encoder` |
 
 A gray picture may stand for the sketch: its lines are drawn from it, and the finished picture keeps its lightness. With
 a sketch alone the picture is left as it is decoded, because only the model knows how light things are.
@@ -34,6 +35,7 @@ from colorlab.mechanisms.published_sketches import place_sketch
 from colorlab.methods.base import Finish, gray_image
 from colorlab.methods.colorizediffusion_inputs import ColorizeDiffusionInputs, PreparedColorizeDiffusion
 from colorlab.networks.attention_bank import lent_attention, self_attention_inputs
+from colorlab.networks.luminance import decode_with_taps
 from colorlab.networks.sketch_encoder import injected_hints
 from colorlab.sampling.noise import named_noise
 from colorlab.settings import Settings
@@ -57,6 +59,7 @@ class ColorizeDiffusion(ColorizeDiffusionInputs):
         "tokenizer",
         "scheduler",
     )
+    optional_component_names = ("line_encoder",)
     default_settings: ClassVar[Settings] = Settings(guidance_scale=4.0, solver="dpmpp_2m")
 
     guidance = DualGuidance()
@@ -68,6 +71,7 @@ class ColorizeDiffusion(ColorizeDiffusionInputs):
         ColorizeDiffusionInputs.attention,
         ColorizeDiffusionInputs.lending,
         guidance,
+        ColorizeDiffusionInputs.lines,
     )
 
     def guidance_passes(self, settings: Settings, timestep: float | None = None) -> tuple[str, ...]:
@@ -162,11 +166,12 @@ class ColorizeDiffusion(ColorizeDiffusionInputs):
         return self.guidance.guide(predictions, settings)
 
     def decode(self, latents: torch.Tensor, prepared: PreparedColorizeDiffusion, settings: Settings) -> torch.Tensor:
-        """Decode with the autoencoder."""
+        """Decode with the autoencoder, with the sketch's lines inside it where the model reads them."""
+        gains = self.lines.gains(len(prepared.taps), settings)
+        taps = None if gains is None else prepared.taps
         self.network_calls["vae"] += 1
-        shift = self.vae.config.shift_factor or 0.0
-        scaled = latents.to(self.device, self.dtype) / self.vae.config.scaling_factor + shift
-        return (self.vae.decode(scaled).sample.float().cpu().clamp(-1, 1) + 1) / 2
+        decoded = decode_with_taps(self.vae, latents.to(self.device, self.dtype), taps, gains=gains)
+        return (decoded.float().cpu().clamp(-1, 1) + 1) / 2
 
     def finish_image(self, decoded: torch.Tensor, conditioning: Conditioning, settings: Settings) -> torch.Tensor:
         """Bring the picture to the input's size; keep the lightness of a gray picture where there is one.

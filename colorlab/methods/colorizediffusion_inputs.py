@@ -13,6 +13,7 @@ from colorlab.mechanisms.attention_injection import AttentionInjection
 from colorlab.mechanisms.exemplar_attention import ExemplarAttention
 from colorlab.mechanisms.exemplar_start import ExemplarStart
 from colorlab.mechanisms.global_manipulation import GlobalManipulation, TextEdit
+from colorlab.mechanisms.line_guidance import LineGuidance
 from colorlab.mechanisms.position_weights import PositionWeights
 from colorlab.mechanisms.published_sketches import pad_exemplar, place_sketch
 from colorlab.mechanisms.sketch_injection import SketchInjection
@@ -50,6 +51,7 @@ class PreparedColorizeDiffusion(Prepared):
         token_projections: of each local edit, (1, N, 2, 2), of the patches on target and anchor, before and after it.
         exemplar_view: (1, 3, S, S) uint8, the exemplar as squeezed as CLIP sees it, at working size, for showing maps
             of its patches; white without an exemplar.
+        taps: of the sketch's lines for the decoder, finest first; empty where the model has no line encoder.
     """
 
     sketch: torch.Tensor
@@ -66,6 +68,7 @@ class PreparedColorizeDiffusion(Prepared):
     exemplar_hints: tuple[torch.Tensor, ...] = ()
     token_projections: tuple[torch.Tensor, ...] = ()
     exemplar_view: torch.Tensor | None = None
+    taps: tuple[torch.Tensor, ...] = ()
 
 
 class ColorizeDiffusionInputs(Method):
@@ -77,6 +80,7 @@ class ColorizeDiffusionInputs(Method):
     lending = AttentionInjection()
     position_weights = PositionWeights()
     global_manipulation = GlobalManipulation()
+    lines = LineGuidance()
 
     def check(self, conditioning: Conditioning, settings: Settings) -> tuple[str, ...]:
         """Check as every method does, and that there is something to draw from.
@@ -124,6 +128,7 @@ class ColorizeDiffusionInputs(Method):
             exemplar_hints=self.exemplar_hints(conditioning, size, settings),
             token_projections=tuple(edit.projections for edit in done),
             exemplar_view=self.exemplar_view(conditioning, settings),
+            taps=self.encode_lines(drawing, conditioning, settings),
         )
 
     def timesteps_of(self, settings: Settings) -> torch.Tensor:
@@ -177,6 +182,21 @@ class ColorizeDiffusionInputs(Method):
         drawing, hints = self.cache.get("sketch", key, draw)
         blank = self.cache.get("blank_sketch", size, lambda: encode(torch.full((1, 3, *size), NO_SKETCH)))
         return drawing, hints, blank
+
+    def encode_lines(
+        self, drawing: torch.Tensor, conditioning: Conditioning, settings: Settings
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the taps of a sketch (1, 1, H, W) of working size; empty without a line encoder, and as published."""
+        encoder: Any = self.components.get("line_encoder")
+        if encoder is None or settings.as_published:
+            return ()
+
+        def encode() -> tuple[torch.Tensor, ...]:
+            self.network_calls["line_encoder"] += 1
+            taps: tuple[torch.Tensor, ...] = encoder(sketch_pixels(drawing).to(self.device, self.dtype))
+            return taps
+
+        return self.cache.get("lines", (conditioning.content_hash("sketch", "gray"), drawing.shape[-2:]), encode)
 
     def encode_exemplar(self, conditioning: Conditioning, settings: Settings) -> torch.Tensor:
         """Return the exemplar's tokens (1, 1 + N, D); zeros without an exemplar."""

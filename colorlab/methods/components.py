@@ -169,6 +169,7 @@ COMPONENTS: dict[str, Component] = {
     "unet": DiffusersNetwork("UNet2DConditionModel"),
     "vae": DiffusersNetwork("AutoencoderKL"),
     "luminance_encoder": DiffusersNetwork("LuminanceEncoder"),
+    "line_encoder": DiffusersNetwork("LuminanceEncoder"),
     "control_network": DiffusersNetwork("ControlNetModel"),
     "deformable_vae": DiffusersNetwork("AutoencoderKL"),
     "deformable_units": DiffusersNetwork("DeformableUnits"),

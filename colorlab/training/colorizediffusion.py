@@ -49,6 +49,8 @@ SHARED = {
     "projected_text_encoder": "../clip",
     "tokenizer": "../clip",
 }
+LINE_ENCODER = "line_encoder"
+"""Component and folder of what `LineRecipe` trains."""
 PHOTOGRAPH_SHARE = 0.15
 """Share of photographs in a batch. Ours."""
 SKETCH_DROP_RATE = 0.05
@@ -228,7 +230,7 @@ class ColorizeDiffusionRecipe:
         return loss, numbers
 
     def export(self, folder: Path, module: Any, card: Mapping[str, object]) -> None:
-        """Write the model folder; the shared components lie beside it."""
+        """Write the model folder; the shared components lie beside it. A line encoder that is there stays."""
         own = {
             "unet": module.unet,
             "sketch_encoder": module.sketch_encoder,
@@ -236,7 +238,8 @@ class ColorizeDiffusionRecipe:
             "scheduler": self.schedule,
         }
         told = {**card, "strategies": asdict(self.strategies)}
-        export_model(folder, method="colorizediffusion", own=own, shared=SHARED, settings={}, card=told)
+        shared = SHARED | ({LINE_ENCODER: LINE_ENCODER} if (folder / LINE_ENCODER).is_dir() else {})
+        export_model(folder, method="colorizediffusion", own=own, shared=shared, settings={}, card=told)
 
     def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:
         """Color the sketches of a few held-out scenes like rearranged ones; exemplar and truth stand last."""

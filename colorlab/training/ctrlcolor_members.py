@@ -34,7 +34,9 @@ def build_inpaint(pictures: Pictures, out: Path, cache: Path, device: torch.devi
 def build_ctrlcolor(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> CtrlColorRecipe:
     """Build `ctrlcolor`."""
     unet, control = (
-        load_component(kind, find_member(out, f"ctrlcolor-{stage}", f"ctrlcolor/{kind}"), device=device, dtype=torch.float32)
+        load_component(
+            kind, find_member(out, f"ctrlcolor-{stage}", f"ctrlcolor/{kind}"), device=device, dtype=torch.float32
+        )
         for kind, stage in (("unet", "inpaint"), ("control_network", "lightness"))
     )
     hinted = _hinted(pictures, out, cache, device)

@@ -11,6 +11,28 @@ from typing import Any
 import torch
 from torch import nn
 
+from colorlab.networks.libraries import AutoencoderKL
+from colorlab.networks.luminance import LuminanceEncoder
+
+
+def fresh_tap_encoder(vae: AutoencoderKL, *, seed: int) -> LuminanceEncoder:
+    """Return an untrained encoder whose taps, all zero, fit the decoder of an autoencoder.
+
+    Args:
+        vae: the autoencoder.
+        seed: of the initial weights.
+    """
+    config = vae.config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = LuminanceEncoder(
+            block_out_channels=config.block_out_channels,
+            layers_per_block=config.layers_per_block,
+            norm_num_groups=config.norm_num_groups,
+        )
+    pass_through(encoder)
+    return encoder.to(memory_format=torch.channels_last)
+
 
 @torch.no_grad()
 def pass_through(module: nn.Module) -> None:

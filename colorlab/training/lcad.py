@@ -23,7 +23,7 @@ from colorlab.networks.luminance import LuminanceEncoder, decode_with_taps, exte
 from colorlab.sampling.schedules import NoiseSchedule
 from colorlab.training.denoising import DenoisingRecipe, FrozenText, export_model
 from colorlab.training.grids import picture_grid, run_pictures
-from colorlab.training.initialization import pass_through
+from colorlab.training.initialization import fresh_tap_encoder
 from colorlab.training.latents import EncodedPictures
 from colorlab.training.pixels import Pictures
 from colorlab.training.prior import SHARED
@@ -57,16 +57,7 @@ class LuminanceRecipe:
 
     def trainable(self) -> nn.Module:
         """Return the untrained luminance encoder; its taps are zero."""
-        config = self.vae.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            encoder = LuminanceEncoder(
-                block_out_channels=config.block_out_channels,
-                layers_per_block=config.layers_per_block,
-                norm_num_groups=config.norm_num_groups,
-            )
-        pass_through(encoder)
-        return encoder.to(memory_format=torch.channels_last)
+        return fresh_tap_encoder(self.vae, seed=self.seed)
 
     def loss(
         self, module: nn.Module, generator: torch.Generator, batch_size: int

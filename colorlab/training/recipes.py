@@ -19,6 +19,7 @@
 | `colorizediffusion-sketch` | vae, luminance, lcad | `family/sketch` |
 | `colorizediffusion` | vae, clip, lcad, sketch | `family/colorizediffusion`, reads patches |
 | `colorizediffusion-cls` | vae, clip, lcad, sketch | `family/colorizediffusion-cls`, reads the class token |
+| `colorizediffusion-lines` | vae, clip, colorizediffusion | the line encoder in `family/colorizediffusion` |
 """
 
 from collections.abc import Callable
@@ -47,6 +48,7 @@ from colorlab.training.denoising import DenoisingRecipe, FrozenText
 from colorlab.training.exemplars import ExemplarKind, SketchedPictures, sketch_pictures
 from colorlab.training.latents import CaptionMix, encode_pictures, weights_key
 from colorlab.training.lcad import LcadRecipe, LuminanceRecipe
+from colorlab.training.lines import LineRecipe
 from colorlab.training.loop import Plan, Recipe, export_checkpoint, train
 from colorlab.training.members import family_schedule, find_member, load_lcad_unet, load_vae
 from colorlab.training.photos import photographs_key
@@ -80,6 +82,7 @@ PLANS: dict[str, Plan] = {
     "ctrlcolor-deformable": Plan(steps=600, batch_size=8, learning_rate=4e-4, warmup=20, ema_decay=0.98),
     "colorizediffusion-sketch": Plan(steps=2_000, batch_size=32, learning_rate=2e-3, ema_decay=0.99),
     "colorizediffusion": Plan(steps=8_000, batch_size=16, learning_rate=4e-4, ema_decay=0.998),
+    "colorizediffusion-lines": Plan(steps=1_600, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995),
     "colorizediffusion-cls": Plan(steps=8_000, batch_size=16, learning_rate=4e-4, ema_decay=0.998),
 }
 """How long each recipe trains unless told otherwise; what the shipped weights got is in their model cards."""
@@ -102,6 +105,7 @@ MEMBERS = {
     "colorizediffusion-sketch": "sketch",
     "colorizediffusion": "colorizediffusion",
     "colorizediffusion-cls": "colorizediffusion-cls",
+    "colorizediffusion-lines": "colorizediffusion",
 }
 """Folder of `family` that each recipe makes."""
 
@@ -272,6 +276,11 @@ def _build_sketch(pictures: Pictures, out: Path, cache: Path, device: torch.devi
     return SketchRecipe(encoded, _sketched(pictures, out, cache, device, "arranged"), load_lcad_unet(out, device))
 
 
+def _build_lines(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    sketched = _sketched(pictures, out, cache, device, DEFAULT_STRATEGIES.exemplar)
+    return LineRecipe(pictures, sketched, load_vae(out, device))
+
+
 def _build_colorizediffusion(
     pictures: Pictures,
     out: Path,
@@ -325,4 +334,5 @@ _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "colorizediffusion-sketch": _build_sketch,
     "colorizediffusion": _build_colorizediffusion,
     "colorizediffusion-cls": partial(_build_colorizediffusion, reads="global"),
+    "colorizediffusion-lines": _build_lines,
 }

@@ -78,6 +78,26 @@ def test_a_gray_picture_gives_its_lines_and_keeps_its_lightness(colorizer, exemp
     assert float((rgb_to_lab(image)[:, 0] - rgb_to_lab(wanted)[:, 0]).abs().max()) < 0.6
 
 
+def test_lines_enter_the_decoder_of_a_model_that_reads_them_and_of_no_other(drawing, exemplar):
+    given = {"sketch": drawing, "exemplar": exemplar}
+    reads, plain = (tiny_colorizer(tiny_colorizediffusion(has_lines=one)) for one in (True, False))
+    lined, bare = run_of(reads, **given), run_of(plain, **given)
+    assert torch.equal(lined.state.latents, bare.state.latents)
+    assert not np.array_equal(lined.image, bare.image)
+    off = run_of(reads, **given, mechanisms={"line_guidance": {"is_on": False}})
+    assert np.array_equal(off.image, bare.image)
+    assert reads.method.network_calls["line_encoder"] == 1
+    effect = lined.explain()["line_guidance.effect"]
+    assert effect.array.max() > 0
+    assert not any(name.startswith("line_guidance") for name in bare.explain())
+
+
+def test_as_published_no_line_enters_the_decoder(drawing, exemplar):
+    given = {"sketch": drawing, "exemplar": exemplar, "as_published": True}
+    pictures = [run_of(tiny_colorizer(tiny_colorizediffusion(has_lines=one)), **given).image for one in (True, False)]
+    assert np.array_equal(*pictures)
+
+
 def test_without_an_exemplar_the_exemplars_guidance_changes_nothing(colorizer, drawing):
     states = [run_of(colorizer, sketch=drawing, guidance_scale=scale).state.latents for scale in (1.0, 6.0)]
     torch.testing.assert_close(*states, rtol=1e-5, atol=1e-5)

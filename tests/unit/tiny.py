@@ -176,10 +176,12 @@ def projected_vision_config() -> CLIPVisionConfig:
     )
 
 
-def tiny_colorizediffusion(*, reads: str = "local") -> ColorizeDiffusion:
+def tiny_colorizediffusion(*, reads: str = "local", has_lines: bool = False) -> ColorizeDiffusion:
     """Return a ColorizeDiffusion that works at 32 px with 16 patches; `global` reads the class token."""
     components = tiny_components(0)
-    del components["luminance_encoder"]
+    line_encoder = components.pop("luminance_encoder")
+    if has_lines:
+        components["line_encoder"] = line_encoder
     text_config = components.pop("text_encoder").config
     text_config.projection_dim = 16
     with torch.random.fork_rng(devices=[]):
