@@ -11,8 +11,9 @@
 Source: ColorizeDiffusion, arXiv 2401.01456; tellurion-kanata/colorizeDiffusion@d876b7e and @c9bd9fb. Dual-conditioned
     training is in no released code; its loss is our reading of the paper's summary.
 Deviation (ours, for few samples): begins from L-CAD (`sketched_unet`) and from a sketch encoder that was taught what
-    L-CAD's UNet sees of a gray picture; predicts v; some sketches are dropped, so that guidance by the sketch has a
-    model of "no sketch"; cells of an object are told which patches of the exemplar show it (`grounding`).
+    L-CAD's UNet sees of a gray picture, the CLS model from the trained Attention model; predicts v; some sketches are
+    dropped, so that guidance by the sketch has a model of "no sketch"; cells of an object are told which patches of the
+    exemplar show it (`grounding`).
 """
 
 from collections.abc import Mapping

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -136,51 +136,54 @@ def train(
         torch.cuda.set_device(device)
     accelerator = Accelerator(cpu=device == "cpu")
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists() and not resume:
+    state = _TrainingState(recipe, plan, folder, recipe.trainable().to(accelerator.device))
+    if state.checkpoint.exists() and not resume:
         raise StateError(
             f"{folder} already holds a training checkpoint; pass resume=True (--resume) or another folder."
         )
-    module = recipe.trainable().to(accelerator.device)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    average = _average_of(module, plan)
-    first, samples = 0, 0
-    if resume and checkpoint.exists():
-        first, samples = _load(checkpoint, recipe.name, module, optimizer, average)
-    if first > plan.steps:
-        raise StateError(f"{checkpoint} has {first} steps already; ask for more than {plan.steps}.")
+    optimizer = state.optimizer = torch.optim.AdamW(
+        state.module.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+    )
+    if resume and state.checkpoint.exists():
+        state.load()
+    if state.steps > plan.steps:
+        raise StateError(f"{state.checkpoint} has {state.steps} steps already; ask for more than {plan.steps}.")
     started = saved = time.monotonic()
-    step = first
-    for step in range(first, plan.steps):
-        generator = batch_generator(plan.seed, step, accelerator.process_index)
+    for step in range(state.steps, plan.steps):
         for group in optimizer.param_groups:
             group["lr"] = plan.rate(step)
-        if isinstance(recipe, Paced):
-            recipe.progress = step / plan.steps
-        loss, numbers = recipe.loss(module, generator, plan.batch_size)
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
-        _average_gradients(module, accelerator)
-        numbers["grad_norm"] = float(accelerator.clip_grad_norm_(module.parameters(), plan.max_grad_norm))
-        optimizer.step()
-        if average is not None:
-            average.step(module.parameters())
-        samples += plan.batch_size * accelerator.num_processes
+        numbers = _take_step(state, accelerator, batch_generator(plan.seed, step, accelerator.process_index))
         now = time.monotonic()
         stop = _agreed(max_seconds is not None and now - started > max_seconds)
         if accelerator.is_main_process:
             if step % 20 == 0 or stop:
-                clock = {"step": step, "seconds": round(now - started, 1), "loss": float(loss.detach())}
-                _log(folder / "log.csv", clock | numbers)
+                _log(folder / "log.csv", {"step": step, "seconds": round(now - started, 1), **numbers})
             if now - saved > plan.checkpoint_s:
-                _save(checkpoint, recipe.name, (step + 1, samples), module, optimizer, average)
+                state.save()
                 saved = now
         if stop:
             break
     if accelerator.is_main_process:
-        done = (min(step + 1, plan.steps), samples)
-        _save(checkpoint, recipe.name, done, module, optimizer, average)
-        _finish(recipe, plan, folder, member, module, average, done)
+        state.save()
+        state.finish(member)
+
+
+def _take_step(state: "_TrainingState", accelerator: Accelerator, generator: torch.Generator) -> dict[str, float]:
+    """Learn from one batch; return the numbers for the log, the loss first."""
+    recipe, module, optimizer = state.recipe, state.module, state.optimizer
+    if isinstance(recipe, Paced):
+        recipe.progress = state.steps / state.plan.steps
+    loss, numbers = recipe.loss(module, generator, state.plan.batch_size)
+    optimizer.zero_grad(set_to_none=True)
+    accelerator.backward(loss)
+    _average_gradients(module, accelerator)
+    norm = accelerator.clip_grad_norm_(module.parameters(), state.plan.max_grad_norm)
+    optimizer.step()
+    if state.average is not None:
+        state.average.step(module.parameters())
+    state.steps += 1
+    state.samples += state.plan.batch_size * accelerator.num_processes
+    return {"loss": float(loss.detach()), **numbers, "grad_norm": float(norm)}
 
 
 def export_checkpoint(recipe: Recipe, plan: Plan, folder: Path, member: Path) -> None:
@@ -195,40 +198,92 @@ def export_checkpoint(recipe: Recipe, plan: Plan, folder: Path, member: Path) ->
     Raises:
         StateError: there is no checkpoint.
     """
-    checkpoint = folder / "checkpoint.pt"
-    if not checkpoint.exists():
+    state = _TrainingState(recipe, plan, folder, recipe.trainable())
+    if not state.checkpoint.exists():
         raise StateError(f"{folder} holds no checkpoint.pt; train the recipe {recipe.name!r} first.")
-    module = recipe.trainable()
-    average = _average_of(module, plan)
-    done = _load(checkpoint, recipe.name, module, None, average)
-    _finish(recipe, plan, folder, member, module, average, done)
+    state.load()
+    state.finish(member)
 
 
-def _average_of(module: nn.Module, plan: Plan) -> EMAModel | None:
-    """Make the averaged weights of a module, if the plan asks for them."""
-    return EMAModel(module.parameters(), decay=plan.ema_decay, use_ema_warmup=True) if plan.ema_decay else None
+class _TrainingState:
+    """What a checkpoint holds: how far a recipe has come.
 
+    Args:
+        recipe: what is trained.
+        plan: how long.
+        folder: of the checkpoint and the samples.
+        module: to train, on its device.
 
-def _finish(
-    recipe: Recipe,
-    plan: Plan,
-    folder: Path,
-    member: Path,
-    module: nn.Module,
-    average: EMAModel | None,
-    done: tuple[int, int],
-) -> None:
-    """Export with the averaged weights after so many (steps, samples), and draw the sample grid."""
-    steps, num_samples = done
-    if average is not None:
-        average.copy_to(module.parameters())
-    module.eval()
-    samples = folder / "samples"
-    samples.mkdir(exist_ok=True)
-    card = {"recipe": recipe.name, "steps": steps, "samples": num_samples, "plan": asdict(plan)}
-    recipe.export(member, module, card)
-    (member / "training.json").write_text(json.dumps(card, indent=2) + "\n")
-    recipe.sample_grid(module, member).save(samples / f"step_{steps:06d}.png")
+    Attributes:
+        optimizer: None until it is set, for an export alone.
+        average: the averaged weights, if the plan asks for them.
+        steps: that were taken.
+        samples: that were seen.
+    """
+
+    def __init__(self, recipe: Recipe, plan: Plan, folder: Path, module: nn.Module) -> None:
+        self.recipe, self.plan, self.folder, self.module = recipe, plan, folder, module
+        self.optimizer: Any = None
+        decay = plan.ema_decay
+        self.average = EMAModel(module.parameters(), decay=decay, use_ema_warmup=True) if decay else None
+        self.steps = self.samples = 0
+
+    @property
+    def checkpoint(self) -> Path:
+        """Its file."""
+        return self.folder / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Write the checkpoint atomically."""
+        state = {
+            "recipe": self.recipe.name,
+            "steps": self.steps,
+            "samples": self.samples,
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+        known = {"recipe": self.recipe.name, "steps": self.steps}
+        self.checkpoint.with_suffix(".json").write_text(json.dumps(known))
+
+    def load(self) -> None:
+        """Read the checkpoint; of the optimizer only where there is one.
+
+        Raises:
+            StateError: it is of another recipe.
+        """
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        if state["recipe"] != self.recipe.name:
+            raise StateError(
+                f"{self.checkpoint} is a checkpoint of recipe {state['recipe']!r}, expected {self.recipe.name!r}."
+            )
+        self.module.load_state_dict(state["module"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.steps, self.samples = int(state["steps"]), int(state["samples"])
+
+    def finish(self, member: Path) -> None:
+        """Export with the averaged weights, and draw the sample grid."""
+        if self.average is not None:
+            self.average.copy_to(self.module.parameters())
+        self.module.eval()
+        samples = self.folder / "samples"
+        samples.mkdir(exist_ok=True)
+        card = {
+            "recipe": self.recipe.name,
+            "steps": self.steps,
+            "samples": self.samples,
+            "plan": asdict(self.plan),
+        }
+        self.recipe.export(member, self.module, card)
+        (member / "training.json").write_text(json.dumps(card, indent=2) + "\n")
+        self.recipe.sample_grid(self.module, member).save(samples / f"step_{self.steps:06d}.png")
 
 
 def _average_gradients(module: nn.Module, accelerator: Accelerator) -> None:
@@ -258,43 +313,3 @@ def _log(path: Path, row: Mapping[str, float]) -> None:
         if is_new:
             writer.writeheader()
         writer.writerow({key: f"{value:.5g}" if isinstance(value, float) else value for key, value in row.items()})
-
-
-def _save(
-    path: Path,
-    name: str,
-    done: tuple[int, int],
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: EMAModel | None,
-) -> None:
-    """Write a checkpoint after so many (steps, samples) atomically."""
-    steps, num_samples = done
-    state = {
-        "recipe": name,
-        "steps": steps,
-        "samples": num_samples,
-        "module": module.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    if average is not None:
-        state["average"] = average.state_dict()
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
-    path.with_suffix(".json").write_text(json.dumps({"recipe": name, "steps": steps}))
-
-
-def _load(
-    path: Path, name: str, module: nn.Module, optimizer: torch.optim.Optimizer | None, average: EMAModel | None
-) -> tuple[int, int]:
-    """Read a checkpoint into the given objects and return the numbers of finished steps and samples."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["recipe"] != name:
-        raise StateError(f"{path} is a checkpoint of recipe {state['recipe']!r}, expected {name!r}.")
-    module.load_state_dict(state["module"])
-    if optimizer is not None:
-        optimizer.load_state_dict(state["optimizer"])
-    if average is not None:
-        average.load_state_dict(state["average"])
-    return int(state["steps"]), int(state["samples"])

@@ -18,7 +18,7 @@
 | `ctrlcolor-deformable` | vae, clip, ctrlcolor | the deformable decoder in `family/ctrlcolor` |
 | `colorizediffusion-sketch` | vae, luminance, lcad | `family/sketch` |
 | `colorizediffusion` | vae, clip, lcad, sketch | `family/colorizediffusion`, reads patches |
-| `colorizediffusion-cls` | vae, clip, lcad, sketch | `family/colorizediffusion-cls`, reads the class token |
+| `colorizediffusion-cls` | vae, clip, lcad, colorizediffusion | `family/colorizediffusion-cls`, reads the class token |
 | `colorizediffusion-lines` | vae, clip, colorizediffusion | the line encoder in `family/colorizediffusion` |
 """
 
@@ -306,6 +306,15 @@ def _build_colorizediffusion(
             reads=reads, width=sketched.tokens.shape[-1], polarity=polarity, present_similarity=round(present, 3)
         )
     sketch_folder = find_member(out, "sketch", "colorizediffusion/sketch_encoder")
+    start = None
+    if reads == "global":
+        # The class token knows less than the patches; a network that paints by patches already is half of the way.
+        known = find_member(out, "colorizediffusion")
+        parts = [
+            load_component(name, known / name, device=device, dtype=torch.float32)
+            for name in ("unet", "sketch_encoder")
+        ]
+        start = SketchedUnet(parts[0], parts[1], projection)
     return ColorizeDiffusionRecipe(
         encode_pictures(pictures, load_vae(out, device), cache, key=key),
         sketched,
@@ -316,6 +325,7 @@ def _build_colorizediffusion(
         phrases=phrases,
         token_map=token_map_of(sketched, pictures.scenes, len(pictures.photographs), text, phrases),
         strategies=strategies,
+        start=start,
     )
 
 
