@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from colorlab.exhibits import Exhibit
 from colorlab.mechanisms.base import NO_PROBE, Call, Mechanism, Parameter, Phase
+from colorlab.mechanisms.stroke_encoding import whole_cells
 from colorlab.settings import Settings
 from colorlab.strokes import Stroke, Strokes
 
@@ -21,13 +22,14 @@ class LocalEdit(Mechanism):
 
     | `mode` | made anew | given as hints |
     | --- | --- | --- |
-    | `keep_rest` | the region of the edit, but for the strokes | strokes and the rest, which stays |
+    | `keep_rest` | latent cells that touch the region, but for the strokes | strokes and the rest, which stays |
     | `rim` | a band of 15 px along the edge of the strokes | strokes and the rest |
     | `area` | what the strokes cover, in colors of the model's choice | the rest |
     | `off` | all but the strokes | strokes |
 
     The region of `keep_rest` is the union of the given masks and the strokes, or, without masks, what lies within
-    `reach` of a stroke.
+    `reach` of a stroke. Cells at its edge are made anew as a whole: given, with a hole where the object is, they would
+    tell the network that the hole has no color. The finished picture changes in the region alone.
 
     Source: CtrlColor, arXiv 2402.10855 (iterative editing); `rim` and `area` by `ZhexinLiang/Control-Color@f21054a`.
     Deviation: `keep_rest` is ours, and not among the published modes: `as_published` it is `off`.
@@ -73,6 +75,7 @@ class LocalEdit(Mechanism):
         region: torch.Tensor,
         *,
         mode: str,
+        cell_px: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Put strokes over the base image and say which colors are given.
 
@@ -81,6 +84,7 @@ class LocalEdit(Mechanism):
             base: (1, 3, H, W), [0, 1].
             region: (1, 1, H, W), of `keep_rest`.
             mode: see `mode`; not "off".
+            cell_px: side of a latent cell.
 
         Returns:
             hint: (1, 3, H, W), [0, 1].
@@ -93,7 +97,7 @@ class LocalEdit(Mechanism):
         if mode == "rim":
             wide, narrow = (functional.max_pool2d(part, _RIM_PX, 1, _RIM_PX // 2) for part in (mask, 1 - mask))
             return over, 1 - (wide - (1 - narrow))
-        return over, torch.maximum(mask, 1 - region)
+        return over, torch.maximum(mask, 1 - whole_cells(region, cell_px))
 
     def explain(self, call: Call, probe: Mapping[str, torch.Tensor] = NO_PROBE) -> dict[str, Exhibit]:
         """Show what may change. No network call."""

@@ -11,7 +11,7 @@ from colorlab.mechanisms.base import NO_PROBE, Call, Mechanism, Parameter, Phase
 from colorlab.settings import Settings
 from colorlab.shapes import check_shape
 
-__all__ = ["StrokeEncoding", "masked_picture", "pool_mask"]
+__all__ = ["StrokeEncoding", "masked_picture", "pool_mask", "whole_cells"]
 
 
 class StrokeEncoding(Mechanism):
@@ -100,3 +100,10 @@ def pool_mask(mask: torch.Tensor, factor: int, *, pool: str = "any") -> torch.Te
     if pool == "nearest":
         return mask[:, :, ::factor, ::factor]
     return functional.max_pool2d(mask, factor)
+
+
+def whole_cells(mask: torch.Tensor, factor: int) -> torch.Tensor:
+    """Grow (B, 1, H, W) of 0 and 1 to all pixels of the latent cells that it touches, `factor` pixels wide."""
+    cells = functional.max_pool2d(mask, factor, ceil_mode=True)
+    height, width = mask.shape[-2:]
+    return functional.interpolate(cells, scale_factor=factor, mode="nearest")[:, :, :height, :width]

@@ -104,8 +104,9 @@ class CtrlColorInputs(Method):
             as_published=settings.as_published,
         )
         sets, hint_of_step = stretches(conditioning.strokes, len(timesteps))
-        mechanisms: Any = {"encoding": self.strokes, "edit": self.edit, "working_px": self.working_px}
-        hints = [paint_hint(conditioning, part, size, settings, **mechanisms) for part in sets]
+        parts: Any = {"encoding": self.strokes, "edit": self.edit}
+        sizes: Any = {"working_px": self.working_px, "cell_px": self.latent_factor}
+        hints = [paint_hint(conditioning, part, size, settings, **parts, **sizes) for part in sets]
         encoded = [self.encode_hint(hint, settings) for hint in hints]
         notes = (*ignored, *prompt.notes, *negative.notes, *stroke_notes(self.edit, conditioning, settings))
         gray, reference, told = self.encode_exemplar(conditioning, size)

@@ -72,6 +72,7 @@ def paint_hint(
     encoding: StrokeEncoding,
     edit: LocalEdit,
     working_px: int,
+    cell_px: int,
 ) -> Hint:
     """Paint strokes at working size, over the base image where a local edit asks for it.
 
@@ -83,6 +84,7 @@ def paint_hint(
         encoding: the mechanism; off, no stroke is painted.
         edit: the mechanism.
         working_px: side of a square picture at working size.
+        cell_px: side of a latent cell.
     """
     if not encoding.is_on(settings):
         strokes = Strokes()
@@ -99,7 +101,7 @@ def paint_hint(
     everything = conditioning.strokes.resized(full_size, size)
     region = edit.region(everything, _masks(conditioning, size), size, settings)
     base = resize_image(base_picture(conditioning), size)
-    picture, known = edit.given((picture, mask), base, region, mode=mode)
+    picture, known = edit.given((picture, mask), base, region, mode=mode, cell_px=cell_px)
     return Hint(picture, known, mask)
 
 

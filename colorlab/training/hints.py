@@ -13,6 +13,7 @@ import torch
 from skimage.segmentation import slic
 
 from colorlab.color import lab_to_rgb, rgb_to_lab
+from colorlab.mechanisms.stroke_encoding import whole_cells
 from colorlab.strokes import Stroke, Strokes
 from colorlab.training.corpus import NO_THING, PATCH_PX
 from colorlab.training.scene_strokes import simulated_strokes
@@ -20,8 +21,9 @@ from colorlab.training.scene_types import Scene
 
 __all__ = ["SimulatedHint", "photograph_hint", "scene_hint"]
 
-EDIT_SHARE = 0.2
-"""Share of hints that give all but a part of the picture."""
+EDIT_SHARE = 0.4
+"""Share of hints that give all but a part of the picture. Ours: at 0.2 strokes colored whole objects of pictures that
+are free everywhere, and hardly any between given surroundings."""
 
 COLOR_JITTER = (8.0, 2.0, 2.0)
 """Standard deviation of what is added to L, a and b of a given color: nobody hits a color, and of a stroke's lightness
@@ -77,7 +79,7 @@ def scene_hint(scene: Scene, seed: int) -> SimulatedHint:
         edited = int(rng.choice([owner for owner in owners if owner != NO_THING]))
         strokes = [stroke for stroke, owner in zip(strokes, owners, strict=True) if owner == edited]
         margin_px = int(rng.integers(0, _EDIT_MARGIN_PX + 1))
-        free = _dilated(scene.instances[edited].mask, margin_px)
+        free = _in_whole_cells(_dilated(scene.instances[edited].mask, margin_px))
     else:
         free = np.ones(scene.image.shape[:2], bool)
     hint, mask = Strokes(strokes).rasterize(*scene.image.shape[:2])
@@ -102,7 +104,7 @@ def photograph_hint(image: npt.NDArray[np.uint8], seed: int) -> SimulatedHint:
     picture = (image / 255).astype(np.float32)
     known = np.zeros(image.shape[:2], bool)
     if rng.random() < EDIT_SHARE:
-        known = ~np.any(_superpixels(image, rng), axis=0)
+        known = ~_in_whole_cells(np.any(_superpixels(image, rng), axis=0))
     else:
         is_superpixels = rng.random() < SUPERPIXEL_SHARE
         for area in _superpixels(image, rng) if is_superpixels else _rectangles(known.shape, rng):
@@ -168,4 +170,10 @@ def _dilated(mask: Mask, margin_px: int) -> Mask:
         torch.from_numpy(mask).float()[None], 2 * margin_px + 1, stride=1, padding=margin_px
     )
     result: Mask = wide[0].numpy() > 0
+    return result
+
+
+def _in_whole_cells(mask: Mask) -> Mask:
+    """Grow a mask to all latent cells that it touches, as `LocalEdit` does."""
+    result: Mask = whole_cells(torch.from_numpy(mask)[None, None].float(), PATCH_PX)[0, 0].numpy() > 0
     return result

@@ -266,6 +266,27 @@ def test_keep_rest_keeps_the_rest(colorizer, base_image):
         assert run.explain()["local_edit.region"].array.sum() == region.sum()
 
 
+def test_keep_rest_frees_whole_cells_of_the_region_and_nothing_beyond(base_image):
+    mask = np.zeros(base_image.shape[:2], bool)
+    mask[9:14, 10:30] = True
+    prepared = prepare(Conditioning(gray=base_image, base_image=base_image, strokes=[RED], masks={"car": mask}))
+    cell_px = prepared.known[0].shape[-1] // prepared.latent_shape[-1]
+    painted = prepared.painted[0].bool()
+    free = ~prepared.known[0].bool() | painted
+    cells = free[0, 0].unflatten(0, (-1, cell_px)).unflatten(2, (-1, cell_px))
+    assert (cells.all(dim=3).all(dim=1) | ~cells.any(dim=3).any(dim=1) | painted_cells(painted, cell_px)).all()
+    assert free[0, 0][mask_at(mask, free.shape[-2:])].all()
+    assert not free.all()
+
+
+def painted_cells(painted, cell_px):
+    return torch.nn.functional.max_pool2d(painted.float(), cell_px)[0, 0] > 0
+
+
+def mask_at(mask, size):
+    return torch.nn.functional.interpolate(torch.from_numpy(mask)[None, None].float(), size=size)[0, 0] > 0
+
+
 @pytest.mark.parametrize("is_published", [False, True])
 def test_the_published_modes_give_what_they_say(base_image, is_published):
     big = np.kron(base_image, np.ones((2, 2, 1), dtype=np.uint8))
