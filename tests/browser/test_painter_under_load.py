@@ -11,14 +11,16 @@ from PIL import Image
 pytestmark = pytest.mark.timeout(600)
 
 RED, BLUE = (200, 40, 40), (40, 80, 200)
-# A model under the painter, whose run takes far longer than the test.
-WITH_MODEL = """
+# Under the painter there is a model whose run takes far longer than the test. With 1000 steps the leading list would
+# leave the range of timesteps, and the run would be refused.
+NUM_STEPS = 900
+WITH_MODEL = f"""
 import torch
 import colorlab
 from colorlab_widgets import ViewModel
 torch.set_num_threads(1)
 model = ViewModel(colorlab.load("mini/ctrlcolor"), colorlab.Conditioning(gray=picture, prompt="a red wall"))
-model.settings = model.settings.replace(num_inference_steps=1000)
+model.settings = model.settings.replace(num_inference_steps={NUM_STEPS})
 painter = StrokePainter(model)
 """
 
@@ -89,7 +91,10 @@ def test_with_a_kernel_that_lags_strokes_are_seen_at_once_and_come_in_order(lab,
 def test_while_it_samples_strokes_are_seen_at_once_and_none_is_lost(lab, open_notebook):
     painter = open_painter(lab, open_notebook, "busy.ipynb", WITH_MODEL)
     painter.kernel("model.colorize()")
-    painter.wait_until(lambda: painter.value("model.steps_taken") >= 2, "the run is under way")
+    painter.wait_until(
+        lambda: painter.value("model.steps_taken") >= 2 or painter.value("model.error"), "the run is under way"
+    )
+    assert painter.value("model.error") == ""
     painter.wait_until(lambda: painter.value("painter.result is not None"), "its picture is shown")
     painter.press("r")
     field = painter.page.locator(".widget-colorpicker input[type=text]").first
@@ -109,6 +114,6 @@ def test_while_it_samples_strokes_are_seen_at_once_and_none_is_lost(lab, open_no
     assert painter.value("model.is_running")
     painter.kernel("model.pause()")
     painter.wait_until(lambda: not painter.value("model.is_busy"), "it stops")
-    assert painter.value("model.run.step_index") < 1000
+    assert painter.value("model.run.step_index") < NUM_STEPS
     assert painter.value("model.error") == ""
     assert painter.notebook.errors == []
