@@ -8,6 +8,7 @@ import torch
 from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError
 from colorlab.images import to_uint8
+from colorlab.methods.base import Method
 from colorlab.runs.cost import CostMeter
 from colorlab.runs.run import Run
 from colorlab.runs.segments import decode_picture, make_segment, take_step
@@ -17,6 +18,8 @@ from colorlab.shapes import check_range
 
 __all__ = ["quick_preview"]
 
+_REFINEMENTS = ("self_attention_guidance",)
+
 
 def quick_preview(
     run: Run, conditioning: Conditioning, settings: Settings, *, num_steps: int = 4, start: float = 0.2
@@ -24,7 +27,9 @@ def quick_preview(
     """Show about what a run would become if it were given something else, without taking all its steps.
 
     It starts from the latents of the run some way into it, which have the layout of the picture but are still open for
-    other colors, and goes to the end in a few steps of DPM-Solver++(2M). The run and its tree stay as they are.
+    other colors, and goes to the end in a few even steps of DPM-Solver++(2M). What asks the networks once more in one
+    step and changes little, self-attention guidance, is left out, unless that is what was changed. The run and its tree
+    stay as they are.
 
     Args:
         run: has taken steps, the more the better; from noise it starts where none was taken.
@@ -46,9 +51,11 @@ def quick_preview(
     if not 0 <= start < 1:
         raise RangeError(f"start is {start!r}, but a share of the steps from 0 to below 1 is expected.")
     method, first = run.method, min(int(start * run.num_steps), run.step_index)
-    places = np.unique(np.linspace(first, run.num_steps - 1, num_steps).round().astype(int))
+    # Not to the last timestep of the run: the step before it would be so much longer in log signal-to-noise than those
+    # before that the second-order solver overshoots.
+    places = np.unique(np.linspace(first, run.num_steps, num_steps, endpoint=False).astype(int))
     timesteps = run.timesteps[torch.from_numpy(places)]
-    settings = settings.replace(
+    settings = _without_refinements(method, settings, run.settings).replace(
         solver="dpmpp_2m", eta=0.0, num_inference_steps=run.num_steps, timestep_spacing=run.settings.timestep_spacing
     )
     with method.lock:
@@ -67,3 +74,12 @@ def quick_preview(
     with method.lock:
         _, state = take_step(method, segment, state, timesteps=timesteps, sample_index=run.sample_index)
     yield to_uint8(decode_picture(method, segment, state.latents))
+
+
+def _without_refinements(method: Method, settings: Settings, before: Settings) -> Settings:
+    """Switch off what costs more calls than it changes, where it is as it was before."""
+    for mechanism in method.mechanisms:
+        is_changed = mechanism.in_force(settings) != mechanism.in_force(before)
+        if mechanism.name in _REFINEMENTS and mechanism.is_on(settings) and not is_changed:
+            settings = settings.with_mechanism(mechanism.name, is_on=False)
+    return settings

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from skimage.color import rgb2lab
+from tiny import tiny_colorizer, tiny_ctrlcolor
 
+import colorlab
 from colorlab.errors import RangeError
 from colorlab.runs.quick import quick_preview
 
@@ -55,6 +58,34 @@ def test_a_run_of_few_steps_is_previewed_in_as_many(colorizer, picture):
     run = colorizer.start(picture, num_inference_steps=2)
     run.step()
     assert last(quick_preview(run, run.conditioning, run.settings, num_steps=4)).shape == (*picture.shape, 3)
+
+
+def test_what_refines_at_the_cost_of_calls_is_left_out_unless_it_was_changed(picture):
+    colorizer = tiny_colorizer(tiny_ctrlcolor())
+    run = colorizer.start(picture, prompt="a red disc").finish(progress=False)
+    calls = run.method.network_calls
+
+    def unet_calls(settings):
+        before = calls["unet"]
+        last(quick_preview(run, run.conditioning.replace(prompt="a blue disc"), settings, num_steps=2))
+        return calls["unet"] - before
+
+    changed = run.settings.with_mechanism("self_attention_guidance", sag_scale=0.5)
+    assert (unet_calls(run.settings), unet_calls(changed)) == (2, 3), "it acts above timestep 600, in one step of two"
+
+
+def test_of_the_shipped_model_a_preview_of_what_is_given_already_is_near_its_picture():
+    rows, columns = np.mgrid[:128, :128]
+    gray = np.where((rows - 60) ** 2 + (columns - 64) ** 2 < 1000, 150, 90 + rows // 2).astype(np.uint8)
+    run = colorlab.load("mini/lcad").start(gray, prompt="a red ball and a blue wall").finish(progress=False)
+    apart = []
+    for num_steps in (2, 4):
+        preview = last(quick_preview(run, run.conditioning, run.settings, num_steps=num_steps))
+        colors = [rgb2lab(each)[..., 1:] for each in (preview, run.image)]
+        apart.append(np.linalg.norm(colors[0] - colors[1], axis=-1).mean())
+    # A preview whose last step begins at the last timestep of the run overshoots: 8.9 and 7.5 units of a and b.
+    assert apart[0] < 6
+    assert apart[1] < 3
 
 
 def test_what_can_not_be_previewed_is_refused(run):

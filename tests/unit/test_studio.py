@@ -236,6 +236,45 @@ def test_while_a_pointer_is_down_there_are_previews_and_no_run(studio):
     assert settled(studio).run.settings.guidance_scale == 3.0
 
 
+def test_while_a_pointer_is_down_previews_are_hasty_and_one_of_all_steps_follows_when_it_is_up(studio, monkeypatch):
+    asked = []
+
+    def preview(run, conditioning, settings, *, num_steps):
+        asked.append(num_steps)
+        return quick_preview(run, conditioning, settings, num_steps=num_steps)
+
+    monkeypatch.setattr("colorlab_widgets.live.quick_preview", preview)
+    studio.given.colorize.click()
+    model = done(studio)
+    model.is_held = model.is_live = True
+    model.settings = model.settings.replace(guidance_scale=2.0)
+    done(studio)
+    assert asked == [2]
+    model.is_held = False
+    model.settings = model.settings.replace(guidance_scale=3.0)
+    settled(studio)
+    assert asked == [2, 4]
+
+
+def test_a_preview_stays_until_the_full_run_knows_better(studio):
+    studio.given.colorize.click()
+    model = done(studio)
+    model.settings = model.settings.replace(num_inference_steps=30)
+    model.is_held = model.is_live = True
+    model.conditioning = model.conditioning.replace(prompt="a blue disc")
+    done(studio)
+    preview = model.picture
+    begun, frames = [], []
+    model.observe(lambda change: begun.append((model.is_preview, model.picture is preview)), "steps_taken")
+    model.observe(lambda change: frames.append((model.is_preview, model.steps_taken)), "picture")
+    model.is_held = False
+    settled(studio)
+    assert begun[0] == (True, True)
+    assert frames
+    assert all(not is_preview and taken >= 15 for is_preview, taken in frames), "nothing before half of the steps"
+    assert not model.is_preview
+
+
 def test_of_many_changes_the_newest_is_previewed_last(colorizer, picture):
     studio = Studio(colorizer, Conditioning(gray=picture, prompt="a red disc"))
     studio.given.colorize.click()
@@ -245,7 +284,8 @@ def test_of_many_changes_the_newest_is_previewed_last(colorizer, picture):
     for seed in range(1, 30):
         studio.model.settings = studio.model.settings.replace(guidance_scale=1 + seed / 10)
     assert studio.model.worker.join(60)
-    expected = list(quick_preview(first, studio.model.conditioning, studio.model.settings))[-1]
+    # A pointer is down: previews are hasty.
+    expected = list(quick_preview(first, studio.model.conditioning, studio.model.settings, num_steps=2))[-1]
     assert np.array_equal(studio.model.picture, expected)
     studio.close()
 

@@ -1,13 +1,16 @@
 """The view-model: what is given, runs made of it, moments looked at; without a page, and with the worker's thread."""
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
+from colorlab_widgets.frame_pace import FramePace
 from colorlab_widgets.view_model import ViewModel
 
 from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError
+from colorlab.runs.run import Run
 from colorlab.strokes import Stroke, Strokes
 
 STROKE = Stroke([(5, 5), (20, 12)], (200, 40, 40), 3)
@@ -103,6 +106,44 @@ def test_quick_clicks_on_step_add_up_and_a_pause_forgets_them(model):
     model.take_step()
     done(model)
     assert model.run.step_index == taken + 1
+
+
+def test_a_run_that_is_broken_off_shows_how_far_it_came(model, monkeypatch):
+    monkeypatch.setattr("colorlab_widgets.view_model.FramePace", partial(FramePace, interval_s=60))
+    model.settings = model.settings.replace(num_inference_steps=100)
+    has_begun = threading.Event()
+    step = Run.step
+    monkeypatch.setattr(Run, "step", lambda run: (step(run), run.step_index == 3 and has_begun.set()))
+    model.colorize()
+    assert has_begun.wait(60)
+    assert model.steps_taken == 0, "no frame was due"
+    model.pause()
+    done(model)
+    assert 3 <= model.run.step_index < 100
+    assert (model.steps_taken, model.step) == (model.run.step_index, model.run.step_index - 1)
+    assert np.array_equal(model.picture, model.run.preview())
+
+
+def test_frames_come_at_an_interval_and_leave_most_of_the_time_to_sampling(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("colorlab_widgets.frame_pace.time.monotonic", lambda: clock[0])
+    pace, shown = FramePace(interval_s=0.2, share=0.1), []
+    for _ in range(100):
+        clock[0] += 0.05
+        if pace.is_due:
+            shown.append(clock[0])
+            with pace.frame():
+                clock[0] += 0.01 if len(shown) < 5 else 0.1
+    assert np.diff(shown)[:4] == pytest.approx(0.21, abs=0.051)
+    assert np.diff(shown)[4:].min() >= 0.99, "one tenth of the time"
+
+
+def test_looking_at_another_moment_leaves_the_tree_as_it_is(model):
+    model.colorize()
+    version = done(model).tree_version
+    model.look_at(1)
+    assert done(model).step == 1
+    assert model.tree_version == version
 
 
 def test_going_on_after_a_change_branches(model):
@@ -208,7 +249,7 @@ def test_runs_are_named_and_pruned_and_the_last_one_leaves_the_bare_picture(mode
 
 
 def test_the_oldest_runs_go_but_named_and_branched_ones_stay(model, monkeypatch):
-    monkeypatch.setattr("colorlab_widgets.view_model._MAX_RUNS", 4)
+    monkeypatch.setattr("colorlab_widgets.old_runs._MAX_RUNS", 4)
     model.settings = model.settings.replace(num_inference_steps=1)
     for number in range(7):
         model.colorize()

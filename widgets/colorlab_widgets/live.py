@@ -20,18 +20,23 @@ _SETTLE_S = 0.4
 class LiveMode:
     """Follows the changes of a view-model while its `is_live` is set.
 
-    Every change asks for a preview; a newer one waits for the one under way, and takes the place of any that waits. A
-    full run starts when nothing has changed for a moment and no pointer is down (`is_held`).
+    Every change asks for a preview; a newer one waits for the one under way, and takes the place of any that waits.
+    While a pointer is down (`is_held`), or a newer preview is wanted already, it is made in fewer steps, so that the
+    picture keeps up. A full run starts when nothing has changed for a moment and no pointer is down.
 
     Args:
         model: the view-model.
         num_steps: of a preview.
+        num_hasty_steps: of one that will soon be overtaken.
         settle_s: how long nothing must change before the full run.
     """
 
-    def __init__(self, model: ViewModel, *, num_steps: int = 4, settle_s: float = _SETTLE_S) -> None:
+    def __init__(
+        self, model: ViewModel, *, num_steps: int = 4, num_hasty_steps: int = 2, settle_s: float = _SETTLE_S
+    ) -> None:
         self.model = model
         self.num_steps = num_steps
+        self.num_hasty_steps = num_hasty_steps
         self.settle_s = settle_s
         self._is_closed = False
         self._lock = threading.Lock()
@@ -72,11 +77,17 @@ class LiveMode:
 
     def _preview(self, run: Run, conditioning: Conditioning, settings: Settings) -> Iterator[None]:
         """Show what a few steps give; in the worker's thread."""
-        for picture in quick_preview(run, conditioning, settings, num_steps=self.num_steps):
-            if picture is not None and self.model.run is run:
-                self.model.is_preview = True
-                self.model.picture = picture
+        model = self.model
+        was_held = model.is_held
+        num_steps = self.num_hasty_steps if was_held or model.worker.is_waiting(_PREVIEW) else self.num_steps
+        for picture in quick_preview(run, conditioning, settings, num_steps=num_steps):
+            if picture is not None and model.run is run:
+                model.is_preview = True
+                model.picture = picture
             yield
+            if was_held and not model.is_held and model.worker.is_waiting(_PREVIEW):
+                # The pointer was lifted: now the last one counts.
+                return
 
     def _settle_later(self) -> None:
         """Start the full run after a moment in which nothing changes."""

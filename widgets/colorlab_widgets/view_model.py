@@ -5,8 +5,6 @@ say so, so that observers run in either thread.
 """
 
 import contextlib
-import re
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,6 +21,8 @@ from colorlab.runs.run import Run
 from colorlab.runs.tree import Tree
 from colorlab.settings import Settings, Value
 from colorlab.strokes import Strokes
+from colorlab_widgets.frame_pace import FramePace
+from colorlab_widgets.old_runs import prune_oldest
 from colorlab_widgets.worker import Worker
 
 __all__ = ["LOOK", "LOOK_AHEAD", "RUN", "ViewModel", "as_shown", "in_words"]
@@ -36,9 +36,6 @@ LOOK = 2
 LOOK_AHEAD = -1
 """Urgency of work that nobody waits for, such as thumbnails."""
 
-_FRAME_INTERVAL_S = 0.2
-_MAX_RUNS = 40
-_AUTOMATIC_NAME = re.compile(r"run-\d+")
 _FROM_THE_START = ("num_inference_steps", "timestep_spacing", "seed")
 
 Answer = TypeVar("Answer")
@@ -296,18 +293,23 @@ class ViewModel(traitlets.HasTraits):
                 run = source()
             self.notice = " ".join(run.segments[-1].prepared.notes)
             self._show_run(run, run.step_index - 1, with_picture=False)
-            shown_s = 0.0
-            while not run.is_finished and (not is_stepping or self._steps_asked):
-                if is_stepping:
-                    self._steps_asked.popleft()
-                run.step()
-                is_last = run.is_finished or (is_stepping and not self._steps_asked)
-                if is_last or time.monotonic() - shown_s >= _FRAME_INTERVAL_S:
-                    self._show_run(run, run.num_steps if run.is_finished else run.step_index - 1)
-                    shown_s = time.monotonic()
-                yield
-            self._show_run(run, run.num_steps if run.is_finished else run.step_index - 1)
-            self._forget_oldest()
+            pace = FramePace()
+            try:
+                while not run.is_finished and (not is_stepping or self._steps_asked):
+                    if is_stepping:
+                        self._steps_asked.popleft()
+                    run.step()
+                    if pace.is_due:
+                        # What a preview shows is better than what the run has in mind so early.
+                        is_early = self.is_preview and 2 * run.step_index < run.num_steps
+                        with pace.frame():
+                            self._show_run(run, run.step_index - 1, with_picture=not is_early)
+                    yield
+            finally:
+                # A run that is broken off shows how far it came; the picture of that is left to a preview that follows.
+                if self.run is run:
+                    self._show_run(run, run.num_steps, with_picture=not (self.is_live and self.is_changed))
+            self.tree_version += prune_oldest(self.tree, run)
 
         self.error = ""
         if not is_stepping:
@@ -315,18 +317,6 @@ class ViewModel(traitlets.HasTraits):
         # Steps that were asked for are kept in the queue, so that nothing is lost of a job that is broken off.
         self.worker.stop(RUN)
         self.worker.submit(RUN, job)
-
-    def _forget_oldest(self) -> None:
-        """Take the oldest runs that nobody named or branched out of a tree that has grown too large."""
-        tree = self.tree
-        spare = [
-            run
-            for run in tree.runs
-            if run is not self.run and _AUTOMATIC_NAME.fullmatch(run.name) and not tree.children(run)
-        ]
-        for run in spare[: max(0, len(tree) - _MAX_RUNS)]:
-            tree.prune(run)
-            self.tree_version += 1
 
     def _run_to_go_on(self) -> Run:
         """Return the run looked at; a branch of it where something was changed, a new one where it can not go on."""
@@ -345,17 +335,21 @@ class ViewModel(traitlets.HasTraits):
             self.run.forget_pictures()
         is_end = step >= run.num_steps and run.is_finished
         step = run.num_steps if is_end else min(step, run.step_index - 1)
+        # Looking at another moment changes nothing in the tree, which has many rows to draw.
+        has_moved = run is not self.run or run.step_index != self.steps_taken
         picture = run.preview(step) if with_picture and step >= 0 else None
         self.num_steps, self.steps_taken = run.num_steps, run.step_index
         self.progress = run.step_index / run.num_steps
         self.run = run
         self.step = step
-        self.is_preview = False
+        # A preview stays until there is something to take its place.
+        self.is_preview = self.is_preview and not with_picture
         if picture is not None and picture is not self.picture:
             self.picture = picture
         elif step < 0 and with_picture:
             self.picture = as_shown(run.conditioning)
-        self.tree_version += 1
+        if has_moved:
+            self.tree_version += 1
 
     def _note_work(self) -> None:
         """Say what the worker does."""
