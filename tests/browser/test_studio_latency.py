@@ -178,10 +178,11 @@ def live_rate(studio: StudioPage) -> float:
 
 def scrubbing_rate(studio: StudioPage) -> float:
     """Return how many steps a second the slider of the page takes, until the kernel has come after."""
-    slider = studio.page.locator(".colorlab-player input[type=range]")
+    # Keys of the page, not of the slider: Playwright would look each time whether it can be pressed.
+    studio.page.locator(".colorlab-player input[type=range]").focus()
     began = time.monotonic()
     for _ in range(20):
-        slider.press("ArrowLeft")
+        studio.page.keyboard.press("ArrowLeft")
     studio.wait_until(lambda: studio.value("model.step") == 0, "the kernel has followed")
     return 20 / (time.monotonic() - began)
 
