@@ -217,6 +217,15 @@ class Colorizer:
         """
         return Colorizer(self._tunable().adapted(adaptation), settings=self.settings, card=self.card)
 
+    def without_adaptation(self) -> "Colorizer":
+        """Return the model as it was before it was tuned; this one where it carries nothing.
+
+        Raises:
+            RangeError: the method takes no adaptation.
+        """
+        plain = self._tunable().plain
+        return self if plain is self.method else Colorizer(plain, settings=self.settings, card=self.card)
+
     def _tunable(self) -> Any:
         """Return the method.
 

@@ -80,6 +80,12 @@ class DiffColor(GuidedByWords):
     ) -> None:
         super().__init__(components, working_px, model_name=model_name, weights_hash=weights_hash)
         self.base_unet, self.base_hash = self.unet, weights_hash
+        self._plain: DiffColor | None = None
+
+    @property
+    def plain(self) -> "DiffColor":
+        """This model before any adaptation."""
+        return self._plain or self
 
     def prepare(self, conditioning: Conditioning, settings: Settings) -> PreparedDiffColor:
         """Encode the words and the gray picture, each only if it is new."""
@@ -198,5 +204,5 @@ class DiffColor(GuidedByWords):
         )
         other.adaptation, other.base_unet, other.base_hash = adaptation, self.base_unet, self.base_hash
         # The networks beside the denoising one are the same modules.
-        other.lock = self.lock
+        other.lock, other._plain = self.lock, self.plain
         return other

@@ -1,6 +1,6 @@
 """What can be seen of a tuning and of what it made: each function returns an `Exhibit`."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,18 @@ from colorlab.runs.run import Run
 from colorlab.settings import Settings
 from colorlab.tuning.judge import Judge
 
-__all__ = ["contrastive_bench", "eta_sheet", "gradient_split", "overlaid_trajectories", "weight_drift"]
+__all__ = [
+    "ETAS",
+    "contrastive_bench",
+    "eta_sheet",
+    "gradient_split",
+    "overlaid_trajectories",
+    "walk_eta_sheet",
+    "weight_drift",
+]
+
+ETAS = (0.0, 0.3, 0.6, 0.9, 1.2, 1.5)
+"""Places on the embedding path that are shown by default: from the tuned picture to beyond the target text."""
 
 
 def contrastive_bench(method: DiffColor, picture: Any, context: str, settings: Settings | None = None) -> Exhibit:
@@ -96,11 +107,7 @@ def gradient_split(method: DiffColor, picture: Any, context: str, settings: Sett
 
 
 def eta_sheet(
-    method: DiffColor,
-    conditioning: Conditioning,
-    settings: Settings,
-    *,
-    etas: Sequence[float] = (0.0, 0.3, 0.6, 0.9, 1.2, 1.5),
+    method: DiffColor, conditioning: Conditioning, settings: Settings, *, etas: Sequence[float] = ETAS
 ) -> Exhibit:
     """Show a picture at several places of the embedding path (study: one run for each).
 
@@ -117,6 +124,19 @@ def eta_sheet(
         StateError: the model has no second stage.
         RangeError: there is no eta, or the target does not fit.
     """
+    walk = walk_eta_sheet(method, conditioning, settings, etas=etas)
+    while True:
+        try:
+            next(walk)
+        except StopIteration as end:
+            sheet: Exhibit = end.value
+            return sheet
+
+
+def walk_eta_sheet(
+    method: DiffColor, conditioning: Conditioning, settings: Settings, *, etas: Sequence[float] = ETAS
+) -> Generator[None, None, Exhibit]:
+    """Do what `eta_sheet` does in slices of one step of sampling; it may be left after each."""
     if not etas:
         raise RangeError("etas is empty, but at least one place on the path is expected.")
     aligned = method.align_target(conditioning.prompt)
@@ -124,9 +144,10 @@ def eta_sheet(
     pictures, margins = {}, []
     for eta in etas:
         run = Run.start(method, conditioning, settings.with_mechanism("embedding_path", eta=float(eta), token_etas=()))
-        image = run.finish(progress=False).image
-        pictures[f"eta {eta:g}"] = image
-        margins.append(judge.margin(load_image(image)))
+        for _ in run:
+            yield
+        pictures[f"eta {eta:g}"] = run.image
+        margins.append(judge.margin(load_image(run.image)))
     return Exhibit(
         np.array(margins),
         ("eta",),

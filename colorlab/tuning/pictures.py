@@ -1,7 +1,9 @@
 """The pictures of a tuning: what stage 1 gives, and how well stage 2 reproduces it."""
 
 import warnings
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from colorlab.runs.run import Run
 from colorlab.settings import Settings
 
 __all__ = ["PSNR_LIMIT", "Painted", "TuningWarning", "check_reconstruction", "paint_prior"]
+
+Result = TypeVar("Result")
 
 PSNR_LIMIT = 25.0
 """Decibels that a reconstruction has to reach. Ours."""
@@ -41,9 +45,15 @@ class Painted:
     drift: Drift
 
 
-def paint(method: DiffColor, conditioning: Conditioning, settings: Settings) -> Painted:
+Painting = Generator[None, None, Result]
+"""What gives a result after slices of work, one step of sampling each; who leaves it early loses the picture alone."""
+
+
+def paint(method: DiffColor, conditioning: Conditioning, settings: Settings) -> Painting[Painted]:
     """Sample one picture and align it."""
-    run = Run.start(method, conditioning, settings).finish(progress=False)
+    run = Run.start(method, conditioning, settings)
+    for _ in run:
+        yield
     prepared = run.segments[-1].prepared
     assert isinstance(prepared, PreparedDiffColor)
     with method.lock, torch.no_grad():
@@ -54,14 +64,14 @@ def paint(method: DiffColor, conditioning: Conditioning, settings: Settings) -> 
 
 def paint_prior(
     method: DiffColor, adaptation: Adaptation, conditioning: Conditioning, settings: Settings, *, strength: float
-) -> Painted:
+) -> Painting[Painted]:
     """Paint stage 1's picture: from the noised gray picture, with the context alone.
 
     Warns:
         TuningWarning: the structure moved so far that colors will be misplaced.
     """
     settings = settings.replace(strength=strength, guidance_scale=1.0)
-    painted = paint(
+    painted = yield from paint(
         method.adapted(adaptation), conditioning, settings.with_mechanism(GrayStart.name, start="noise_gray")
     )
     if painted.drift.is_large:
@@ -76,14 +86,17 @@ def paint_prior(
 
 def check_reconstruction(
     method: DiffColor, adaptation: Adaptation, conditioning: Conditioning, settings: Settings
-) -> float:
-    """Return how well a tuned model reproduces the picture it was tuned for, PSNR in dB of the finished pictures.
+) -> Painting[dict[str, float]]:
+    """Measure how well a tuned model reproduces the picture it was tuned for.
+
+    Returns:
+        `psnr`, in dB, of the finished pictures.
 
     Warns:
         TuningWarning: it is below `PSNR_LIMIT`: edits will change more than their object.
     """
     settings = settings.replace(guidance_scale=1.0).with_mechanism(GrayStart.name, start="invert")
-    painted = paint(method.adapted(adaptation), conditioning.replace(prompt=""), settings)
+    painted = yield from paint(method.adapted(adaptation), conditioning.replace(prompt=""), settings)
     wanted = load_image(adaptation.tensors["picture/aligned"].numpy())
     error = float((load_image(painted.aligned) - wanted).square().mean())
     found = float("inf") if error == 0 else -10 * float(np.log10(error))
@@ -94,4 +107,4 @@ def check_reconstruction(
             TuningWarning,
             stacklevel=users_stacklevel(),
         )
-    return found
+    return {"psnr": found}

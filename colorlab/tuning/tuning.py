@@ -1,7 +1,7 @@
 """Tuning: DiffColor's optimisation on one picture, which can be stepped, paused, rolled back, killed and resumed."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -104,6 +104,11 @@ class Tuning:
         return self.state.number
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """What stage 1 compares with: the context as it is pulled to, then the anti-color prompts."""
+        return self._wiring.judge.texts
+
+    @property
     def thumbnails(self) -> dict[int, np.ndarray]:
         """Small pictures of stage 1 by the number of iterations done, (H, W, 3) uint8."""
         return dict(self.state.thumbnails)
@@ -159,19 +164,31 @@ class Tuning:
         Raises:
             StateError: all stages are done.
         """
+        for _ in self.slices():
+            pass
+        return self.state
+
+    def slices(self) -> Iterator[None]:
+        """Do what `step` does in slices that take one iteration or one step of a picture; it may be left after each.
+
+        A stage's end that is left begins anew with the next step; the iteration before it is kept.
+
+        Raises:
+            StateError: all stages are done.
+        """
         with self._lock:
             state = self.state
             if state.stage is None:
                 raise StateError("All stages are done; roll_back(number) to go on earlier, or tune anew.")
             if state.iteration < self.plan.num_steps[state.stage] and not self._is_settled(state):
-                state = self._iterated(state)
-                self.state = state
-            if state.iteration >= self.plan.num_steps[str(state.stage)] or self._is_settled(state):
-                self.state = self._closed(state)
-                self._keep()
-            elif state.iteration % self.plan.checkpoint_every == 0:
-                self._keep()
-            return self.state
+                self.state = state = self._iterated(state)
+                if state.iteration < self.plan.num_steps[str(state.stage)] and not self._is_settled(state):
+                    if state.iteration % self.plan.checkpoint_every == 0:
+                        self._keep()
+                    return
+                yield
+            self.state = yield from self._closing(state)
+            self._keep()
 
     def __iter__(self) -> Iterator[TuningState]:
         while not self.is_finished and not self.is_paused:
@@ -237,11 +254,20 @@ class Tuning:
             self._file.write(self)
         return self
 
+    def write(self) -> None:
+        """Write the tuning as it stands into the file of `autosave`; without one this does nothing.
+
+        Warns:
+            TuningWarning: it could not be written.
+        """
+        with self._lock:
+            if self._file is not None:
+                self._file.try_to_write(self)
+
     def _keep(self) -> None:
         """Keep the present state as a checkpoint, and in the file."""
         self.checkpoints.keep(self.state)
-        if self._file is not None:
-            self._file.try_to_write(self)
+        self.write()
 
     # Inside.
 
@@ -291,7 +317,7 @@ class Tuning:
         margins = [row["margin"] for row in state.rows if row["stage"] == CONTRASTIVE]
         return len(margins) > patience and max(margins[-patience:]) <= max(margins[:-patience])
 
-    def _closed(self, state: TuningState) -> TuningState:
+    def _closing(self, state: TuningState) -> Generator[None, None, TuningState]:
         """Return the state after a stage's end: its results, and the beginning of the next one."""
         name = str(state.stage)
         results = {**state.results, **self._wiring.named_results(name, state.weights)}
@@ -299,15 +325,15 @@ class Tuning:
         adaptation = Adaptation(results, self._wiring.info(state.rows))
         sampling = self._wiring.sampling
         if name == CONTRASTIVE:
-            painted = paint_prior(
+            painted = yield from paint_prior(
                 self.method, adaptation, self.conditioning, sampling, strength=self.plan.prior_strength
             )
             results["picture/generated"] = torch.from_numpy(painted.generated)
             results["picture/aligned"] = torch.from_numpy(painted.aligned)
         rows = state.rows
         if name == RECONSTRUCTION:
-            found = check_reconstruction(self.method, adaptation, self.conditioning, sampling)
-            rows = (*rows[:-1], {**rows[-1], "psnr": found})
+            found = yield from check_reconstruction(self.method, adaptation, self.conditioning, sampling)
+            rows = (*rows[:-1], {**rows[-1], **found})
         following = [other for other in STAGES[STAGES.index(name) + 1 :] if self.plan.num_steps[other]]
         closed = replace(state, results=results, kept=kept, rows=rows)
         return self._beginning_of(following[0] if following else None, closed)
