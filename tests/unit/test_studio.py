@@ -12,7 +12,14 @@ from colorlab_widgets import Studio
 from colorlab_widgets.live import LiveMode
 from pages import number_of_widgets, send
 from PIL import Image
-from tiny import tiny_colorizediffusion, tiny_colorizer, tiny_ctrlcolor, tiny_lcad, tiny_text_to_image
+from tiny import (
+    tiny_colorizediffusion,
+    tiny_colorizer,
+    tiny_ctrlcolor,
+    tiny_diffcolor,
+    tiny_lcad,
+    tiny_text_to_image,
+)
 
 import colorlab
 from colorlab.conditioning import Conditioning
@@ -119,7 +126,7 @@ def below(widget):
     return [widget, *(part for child in getattr(widget, "children", ()) for part in below(child))]
 
 
-@pytest.mark.parametrize("method", [tiny_lcad, tiny_ctrlcolor, tiny_colorizediffusion])
+@pytest.mark.parametrize("method", [tiny_lcad, tiny_ctrlcolor, tiny_colorizediffusion, tiny_diffcolor])
 def test_every_control_says_what_it_does_and_numbers_their_unit(method, picture):
     given = {"gray": picture, "sketch": picture, "exemplar": np.stack([picture] * 3, -1)}
     colorizer = tiny_colorizer(method())
@@ -150,6 +157,7 @@ def test_every_control_says_what_it_does_and_numbers_their_unit(method, picture)
         tiny_lcad,
         tiny_ctrlcolor,
         tiny_text_to_image,
+        tiny_diffcolor,
         tiny_colorizediffusion,
         lambda: tiny_colorizediffusion(reads="global"),
     ],

@@ -12,6 +12,7 @@ from colorlab_widgets.step_player import StepPlayer
 from colorlab_widgets.studio import Studio
 from colorlab_widgets.text_edits_view import TextEditsView
 from colorlab_widgets.trajectory_view import TrajectoryView
+from colorlab_widgets.tuning_view import TuningView
 from colorlab_widgets.view_model import ViewModel
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "Studio",
     "TextEditsView",
     "TrajectoryView",
+    "TuningView",
     "ViewModel",
 ]

@@ -46,7 +46,7 @@ class GivenView(View):
             row(self.negative_prompt, *self.settings.values()),
         ]
         self.follow(("conditioning", "settings"), self._show)
-        self.follow(("run", "conditioning", "settings"), self._show_changed)
+        self.follow(("run", "conditioning", "settings", "colorizer"), self._show_changed)
 
     def _put(self, trait: str, name: str) -> Callable[[Any], None]:
         """Return what puts a control's value into one field of the conditioning or the settings."""

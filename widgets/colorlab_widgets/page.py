@@ -12,7 +12,7 @@ import traitlets
 from colorlab_widgets.pictures import encode_png
 from colorlab_widgets.view_model import in_words
 
-__all__ = ["Bars", "Chips", "Compare", "Gallery", "PageView", "Path2D", "Picture"]
+__all__ = ["Bars", "Chips", "Compare", "Curves", "Gallery", "PageView", "Path2D", "Picture"]
 
 _STATIC = Path(__file__).parent / "static"
 _MAX_UNCONFIRMED = 2
@@ -155,3 +155,13 @@ class Path2D(PageView):
     baseline = traitlets.List(help="[x, y] of a path that chance would take").tag(sync=True)
     names = traitlets.List(help="Of the points").tag(sync=True)
     selected = traitlets.Int(-1, help="Index, or -1").tag(sync=True)
+
+
+class Curves(PageView):
+    """Curves in small charts."""
+
+    script = "curves"
+    charts = traitlets.List(
+        help="title, unit, tooltip, first and last place, and lines of each; a line has name, values, and kind: "
+        '"first", "second", "third" or "weak"'
+    ).tag(sync=True)

@@ -6,9 +6,10 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageOps
 
+from colorlab.conditioning import Conditioning
 from colorlab.errors import ImageError
 
-__all__ = ["as_colors", "encode_png", "open_upload", "small"]
+__all__ = ["as_colors", "as_shown", "encode_png", "open_upload", "small"]
 
 
 def encode_png(picture: np.ndarray) -> bytes:
@@ -32,6 +33,17 @@ def as_colors(values: np.ndarray, limits: tuple[float, float] | None = None, col
     rgb = np.round(matplotlib.colormaps[colors](scaled)[..., :3] * 255).astype(np.uint8)
     rgb[~finite] = 128
     return rgb
+
+
+def as_shown(conditioning: Conditioning) -> np.ndarray:
+    """Return the picture to color as (H, W, 3) uint8; a white one where there is none."""
+    source = next(
+        (part for part in (conditioning.gray, conditioning.base_image, conditioning.sketch) if part is not None), None
+    )
+    if source is None:
+        return np.full((128, 128, 3), 255, dtype=np.uint8)
+    rgb = source if source.ndim == 3 else np.repeat(source[..., None], 3, axis=-1)
+    return np.round(rgb * 255).astype(np.uint8)
 
 
 def small(picture: np.ndarray, height_px: int) -> np.ndarray:

@@ -25,6 +25,7 @@ from colorlab_widgets.provenance_view import ProvenanceView
 from colorlab_widgets.step_player import StepPlayer
 from colorlab_widgets.text_edits_view import TextEditsView
 from colorlab_widgets.trajectory_view import TrajectoryView
+from colorlab_widgets.tuning_view import TuningView
 from colorlab_widgets.view import View
 from colorlab_widgets.view_model import ViewModel
 
@@ -128,7 +129,9 @@ def _views_of(method: Method) -> dict[str, type[View]]:
     """Return the views that mean something for a model, by the names of their tabs."""
     is_edited = "manipulations" in method.fields_read()
     has_instances = any(isinstance(mechanism, InstanceGuidance) for mechanism in method.mechanisms)
+    is_tuned = any(mechanism.phase == "tune" for mechanism in method.mechanisms)
     return {
+        **({"Tuning": TuningView} if is_tuned else {}),
         **({"Text edits": TextEditsView} if is_edited else {}),
         "Attention": AttentionExplorer,
         **({"Instances": InstanceView} if has_instances else {}),

@@ -23,6 +23,7 @@ from colorlab.settings import Settings, Value
 from colorlab.strokes import Strokes
 from colorlab_widgets.frame_pace import FramePace
 from colorlab_widgets.old_runs import prune_oldest
+from colorlab_widgets.pictures import as_shown
 from colorlab_widgets.worker import Worker
 
 __all__ = ["LOOK", "LOOK_AHEAD", "RUN", "ViewModel", "as_shown", "in_words"]
@@ -53,6 +54,7 @@ class ViewModel(traitlets.HasTraits):
         settings: how to sample; the model's own by default.
     """
 
+    colorizer = traitlets.Instance(Colorizer, help="The loaded model, tuned or not; the next run is of it")
     conditioning = traitlets.Instance(Conditioning, help="What the user gives; the next run is of it. Written by views")
     strokes = traitlets.Instance(Strokes, help="Those of `conditioning`; setting them replaces it. Written by views")
     masks = traitlets.Dict(help="Name to (H, W) bool of `conditioning`; replaced, never changed. Written by views")
@@ -90,9 +92,8 @@ class ViewModel(traitlets.HasTraits):
 
     def __init__(self, colorizer: Colorizer, picture: Any, settings: Settings | None = None) -> None:
         conditioning = picture if isinstance(picture, Conditioning) else Conditioning(gray=picture)
-        # Before the traits, whose observers ask it.
-        self.colorizer = colorizer
         super().__init__(
+            colorizer=colorizer,
             conditioning=conditioning,
             settings=settings or colorizer.settings,
             tree=Tree(),
@@ -148,7 +149,9 @@ class ViewModel(traitlets.HasTraits):
     def is_changed(self) -> bool:
         """Whether the next run would differ from the one looked at."""
         run = self.run
-        return run is None or run.settings != self.settings or run.conditioning != self.conditioning
+        if run is None or run.method is not self.colorizer.method:
+            return True
+        return run.settings != self.settings or run.conditioning != self.conditioning
 
     # Sampling.
 
@@ -169,7 +172,7 @@ class ViewModel(traitlets.HasTraits):
     def changes_decoding_only(self) -> bool:
         """Whether a finished run is looked at, and what was changed since acts when it is decoded and not before."""
         run, method = self.run, self.colorizer.method
-        if run is None or not run.is_finished or run.conditioning != self.conditioning:
+        if run is None or not run.is_finished or run.conditioning != self.conditioning or run.method is not method:
             return False
         if run.settings.replace(mechanisms={}) != self.settings.replace(mechanisms={}):
             return False
@@ -224,9 +227,11 @@ class ViewModel(traitlets.HasTraits):
             self.ask("picture", lambda: self._show_run(run, step), lambda _: None)
 
     def go_to(self, run: Run) -> None:
-        """Look at another run of the tree; what is given becomes what that run was given."""
+        """Look at another run of the tree; what is given becomes what that run was given, and the model is its own."""
         self.pause()
         self.run = run
+        if run.method is not self.colorizer.method:
+            self.colorizer = Colorizer(run.method, settings=self.colorizer.settings, card=self.colorizer.card)
         self.conditioning, self.settings = run.conditioning, run.settings
         self.look_at(run.num_steps if run.is_finished else run.step_index - 1)
 
@@ -326,7 +331,9 @@ class ViewModel(traitlets.HasTraits):
         return run.branch(conditioning=self.conditioning, settings=self.settings) if self.is_changed else run
 
     def _starts_anew(self, run: Run) -> bool:
-        """Return whether the settings were changed in a way that holds from the first step on or not at all."""
+        """Return whether something was changed that holds from the first step on or not at all."""
+        if run.method is not self.colorizer.method:
+            return True
         return any(getattr(run.settings, name) != getattr(self.settings, name) for name in _FROM_THE_START)
 
     def _show_run(self, run: Run, step: int, *, with_picture: bool = True) -> None:
@@ -381,14 +388,3 @@ def in_words(problem: BaseException) -> str:
     if isinstance(problem, ColorlabError) and text:
         return text
     return f"{type(problem).__name__}: {text}" if text else type(problem).__name__
-
-
-def as_shown(conditioning: Conditioning) -> np.ndarray:
-    """Return the picture to color as (H, W, 3) uint8; a white one where there is none."""
-    source = next(
-        (part for part in (conditioning.gray, conditioning.base_image, conditioning.sketch) if part is not None), None
-    )
-    if source is None:
-        return np.full((128, 128, 3), 255, dtype=np.uint8)
-    rgb = source if source.ndim == 3 else np.repeat(source[..., None], 3, axis=-1)
-    return np.round(rgb * 255).astype(np.uint8)
