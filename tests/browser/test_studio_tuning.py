@@ -1,0 +1,100 @@
+"""Tuning in a real notebook: budget, start, stop, resume, roll back, and the target colored by the tuned model."""
+
+import pytest
+from studio_page import open_studio
+
+pytestmark = pytest.mark.timeout(900)
+
+TUNED = """
+import warnings
+rows, columns = np.mgrid[:128, :128]
+picture = (90 + rows // 2).astype(np.uint8)
+picture[(rows - 60) ** 2 + (columns - 64) ** 2 < 1000] = 150
+colorizer = colorlab.load("mini/diffcolor")
+settings = colorizer.settings.replace(num_inference_steps=4)
+studio = Studio(colorizer, colorlab.Conditioning(gray=picture), settings)
+"""
+DARK = "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+
+
+def fill(page, name, words):
+    field = page.locator(".colorlab-tuning .widget-text", has_text=name).locator("input").first
+    field.fill(words)
+    field.press("Enter")
+
+
+def test_a_tuning_is_prepared_stopped_resumed_and_rolled_back(lab, open_notebook, tmp_path):
+    studio = open_studio(lab, open_notebook, "tuning.ipynb", TUNED)
+    page, panel = studio.page, studio.page.locator(".colorlab-tuning")
+    view, tuning = "studio.views['Tuning']", "studio.views['Tuning'].tuning"
+
+    def press(name):
+        panel.locator("button.jupyter-button", has_text=name).click()
+
+    def number():
+        return studio.value(f"{tuning}.tuning.num_iterations")
+
+    # A context with a color is refused in words, in the panel.
+    panel.locator("select").first.select_option(label="smoke: 3 iterations each, to see it work")
+    fill(page, "context", "a photo of a red ball")
+    press("Prepare")
+    page.get_by_text("already names the color 'red'").first.wait_for()
+    fill(page, "context", "a photo of a ball")
+    fill(page, "target", "a photo of a red ball")
+    press("Prepare")
+    page.get_by_text("Checkpoints hold at most").wait_for()
+    assert number() == 0, "the budget stands there before anything is tuned"
+    assert panel.locator(".colorlab-words .colorlab-changed").inner_text() == "red"
+
+    press("Start")
+    studio.wait_until(lambda: number() >= 1, "it tunes")
+    press("Stop")
+    # The iteration under way ends, and no other begins.
+    before = number()
+    assert studio.value("model.worker.join(60)")
+    assert before <= number() <= before + 1
+    assert number() < 9
+    page.get_by_text("stopped, about").wait_for()
+    press("Resume")
+    studio.wait_until(
+        lambda: studio.value("model.run is not None and model.run.is_finished and not model.is_busy"), "all of it"
+    )
+    studio.wait_idle()
+    assert number() == 9
+    page.get_by_text("All stages are done.").first.wait_for()
+    assert studio.value("model.run.method.adaptation.stages") == ["contrastive", "embedding", "reconstruction"]
+    assert studio.value("model.run.conditioning.prompt") == "a photo of a red ball"
+
+    # Curves and checkpoints are drawn in the page.
+    charts = panel.locator(".colorlab-chart")
+    panel.locator(".colorlab-chip", has_text="1 colors").click()
+    studio.wait_until(lambda: charts.count() == 4, "four charts of stage 1")
+    points = charts.nth(2).locator("polyline").get_attribute("points").split()
+    assert len(points) == 3
+    cards = panel.locator(".colorlab-gallery .colorlab-card")
+    names = [str(each) for each in studio.value(f"{tuning}.tuning.checkpoints.numbers")]
+    assert cards.locator("span").all_inner_texts() == names
+    # The whole panel in one picture.
+    page.set_viewport_size({"width": 1280, "height": 1500})
+    page.evaluate("document.querySelector('.colorlab-whole').scrollIntoView()")
+    page.locator(".colorlab-whole").screenshot(path=tmp_path / "light.png")
+    page.evaluate(DARK)
+    page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
+    page.wait_for_timeout(500)
+    page.locator(".colorlab-whole").screenshot(path=tmp_path / "dark.png")
+    page.set_viewport_size({"width": 1280, "height": 1000})
+
+    losses = studio.value(f"[row['loss'] for row in {tuning}.tuning.state.rows]")
+    cards.nth(1).click()
+    studio.wait_until(lambda: studio.value(f"{view}.checkpoints.selected") == 1, "a checkpoint is chosen")
+    press("Roll back")
+    studio.wait_until(lambda: number() == int(names[1]), "it is back")
+    studio.wait_until(lambda: cards.count() == 2, "later checkpoints are gone")
+    studio.wait_idle()
+    assert studio.value(f"[row['loss'] for row in {tuning}.tuning.state.rows]") == losses[: int(names[1])]
+    press("Resume")
+    studio.wait_until(lambda: number() > int(names[1]), "it goes on")
+    press("Stop")
+    assert studio.value("model.worker.join(60)")
+    assert studio.value(f"[row['loss'] for row in {tuning}.tuning.state.rows]") == losses[: number()]
+    assert studio.notebook.errors == []
