@@ -189,16 +189,18 @@ def corrected_position_weights(
         polarity: which end of the similarities is the region.
 
     Returns:
-        (B, N, 1); all d where all similarities are equal, because nothing tells the patches apart.
+        (B, N, 1), 0 to d.
 
     Raises:
         RangeError: the thresholds do not rise strictly within [0, 1].
+
+    Deviation: all 0 where all similarities are equal, 0 / 0 as published: then there is no region.
     """
     ts0, ts1, ts2, ts3 = thresholds
     if not 0 <= ts0 < ts1 < ts2 < ts3 <= 1:
         raise RangeError(f"thresholds are {thresholds}, but four numbers that rise within [0, 1] are expected.")
-    u = relative_similarity(similarity).nan_to_num(1.0 if polarity == "high" else 0.0)
-    u = u if polarity == "high" else 1 - u
+    u = relative_similarity(similarity)
+    u = (u if polarity == "high" else 1 - u).nan_to_num(0.0)
     half = 0.5 * ((u - ts1) / (ts2 - ts1)).clamp(0, 1)
     factors = half + 0.5 * ((u - ts2) / (ts3 - ts2)).clamp(0, 1)
     return factors * torch.as_tensor(shift).clamp(min=0)

@@ -62,11 +62,13 @@ def test_published_weights_push_the_low_end_the_other_way_and_corrected_ones_lea
     torch.testing.assert_close(corrected[upper], published[upper], rtol=1e-5, atol=1e-5)
 
 
-def test_equal_similarities_are_0_by_0_as_published_and_the_whole_picture_corrected():
-    similarity = torch.full((1, 9, 1), 0.3)
+@pytest.mark.parametrize("num_patches", [1, 9])
+def test_equal_similarities_are_0_by_0_as_published_and_no_region_corrected(num_patches):
+    similarity = torch.full((1, num_patches, 1), 0.3)
     assert bool(published_position_weights(similarity, 2.0, thresholds=THRESHOLDS).isnan().all())
-    corrected = corrected_position_weights(similarity, 2.0, thresholds=THRESHOLDS)
-    assert torch.equal(corrected, torch.full_like(corrected, 2.0))
+    for polarity in ("high", "low"):
+        corrected = corrected_position_weights(similarity, 2.0, thresholds=THRESHOLDS, polarity=polarity)
+        assert torch.equal(corrected, torch.zeros_like(similarity))
 
 
 def test_a_shift_below_zero_gives_no_negative_weight():
