@@ -101,9 +101,10 @@ class ColorizeDiffusionInputs(Method):
 
     def prepare(self, conditioning: Conditioning, settings: Settings) -> PreparedColorizeDiffusion:
         """Encode sketch, exemplar and texts, each only if it is new."""
-        notes = [*self.check(conditioning, settings), *self.sketch_notes(conditioning)]
+        notes = list(self.check(conditioning, settings))
         size = self.size_for(conditioning, settings)
         drawing, hints, blank = self.encode_sketch(conditioning, size, settings)
+        notes += self.sketch_notes(conditioning, drawing)
         tokens = self.encode_exemplar(conditioning, settings)
         edits, told = self.encode_edits(conditioning, tokens, settings)
         edited, done, projections = self.edit_tokens(tokens, edits, settings)
@@ -123,21 +124,12 @@ class ColorizeDiffusionInputs(Method):
             similarities=tuple(edit.similarity for edit in done),
             weights=tuple(edit.weights for edit in done),
             projections=projections,
-            timesteps=self.timesteps_of(settings),
+            timesteps=self.timesteps(settings),
             exemplar_latents=self.encode_latents(conditioning, size, settings),
             exemplar_hints=self.exemplar_hints(conditioning, size, settings),
             token_projections=tuple(edit.projections for edit in done),
             exemplar_view=self.exemplar_view(conditioning, settings),
             taps=self.encode_lines(drawing, conditioning, settings),
-        )
-
-    def timesteps_of(self, settings: Settings) -> torch.Tensor:
-        """Return the timesteps of a run."""
-        return self.schedule.timesteps(
-            settings.num_inference_steps,
-            settings.timestep_spacing,  # type: ignore[arg-type]
-            solver=settings.solver,  # type: ignore[arg-type]
-            as_published=settings.as_published,
         )
 
     def size_for(self, conditioning: Conditioning, settings: Settings) -> tuple[int, int]:
@@ -150,8 +142,15 @@ class ColorizeDiffusionInputs(Method):
             return sketch_of(gray_image(conditioning))
         return torch.tensor(conditioning.sketch)[None, None]
 
-    def sketch_notes(self, conditioning: Conditioning) -> tuple[str, ...]:
-        """Return a sentence for the user about a sketch that looks like its own negative."""
+    def sketch_notes(self, conditioning: Conditioning, drawing: torch.Tensor) -> tuple[str, ...]:
+        """Return a sentence for the user about a sketch that looks like its own negative, or one drawn of nothing.
+
+        Args:
+            conditioning: what the user gave.
+            drawing: (1, 1, H, W), [0, 1], the sketch at working size.
+        """
+        if conditioning.sketch is None and is_blank(drawing[0, 0].numpy()):
+            return ("The gray picture has no edges to draw, so that its sketch is blank; give sketch=..., too.",)
         if conditioning.sketch is None or not is_inverted(conditioning.sketch):
             return ()
         return (
@@ -247,19 +246,16 @@ class ColorizeDiffusionInputs(Method):
         if settings.as_published and not any(one.target_scale > 0 for one in asked):
             asked = ()
         edits, notes = [], []
+        before = tokens
         for one in asked:
             texts = {"target": one.target_text, **self._optional_texts(one, settings)}
             encoded = {name: self.encode_text(text, settings) for name, text in texts.items()}
             notes += [note for text in encoded.values() for note in text.notes]
-            edits.append(TextEdit(one, **{name: text.tokens[0, 0] for name, text in encoded.items()}))
-            if one.enhance and "anchor" not in texts and self.exemplar_part == "local":
-                notes.append(
-                    f"The edit toward {one.target_text!r} is to erase its anchor (enhance), but has none; give "
-                    "anchor_text, or leave enhance out."
-                )
-            if "control" in texts and conditioning.exemplar is not None and self.exemplar_part == "local":
-                notes += self._absence(one.control_text, encoded["control"].tokens[0, 0], tokens)
-        return edits, notes
+            edit = TextEdit(one, **{name: text.tokens[0, 0] for name, text in encoded.items()})
+            notes += self._edit_notes(edit, before, has_exemplar=conditioning.exemplar is not None)
+            before, *_ = self.edit_tokens(before, [edit], settings)
+            edits.append(edit)
+        return edits, list(dict.fromkeys(notes))
 
     def encode_text(self, text: str, settings: Settings) -> EncodedText:
         """Encode a text into one unit vector, once; as published the last block of the text tower is skipped."""
@@ -319,9 +315,14 @@ class ColorizeDiffusionInputs(Method):
         strength = self.lending.sketch_fidelity(settings)
         if not strength:
             return ()
-        negative = 1 - 2 * resize_image(exemplar_picture(conditioning), size)
-        self.network_calls["sketch_encoder"] += 1
-        hints = self.components["sketch_encoder"](negative.to(self.device, self.dtype))
+
+        def encode() -> tuple[torch.Tensor, ...]:
+            negative = 1 - 2 * resize_image(exemplar_picture(conditioning), size)
+            self.network_calls["sketch_encoder"] += 1
+            hints: tuple[torch.Tensor, ...] = self.components["sketch_encoder"](negative.to(self.device, self.dtype))
+            return hints
+
+        hints = self.cache.get("exemplar_hints", (conditioning.content_hash("exemplar"), size), encode)
         return tuple(hint * strength for hint in hints)
 
     @property
@@ -339,8 +340,25 @@ class ColorizeDiffusionInputs(Method):
             texts["control"] = control
         return texts
 
+    def _edit_notes(self, edit: TextEdit, tokens: torch.Tensor, *, has_exemplar: bool) -> list[str]:
+        """Return sentences for the user about what of an edit does not act on the tokens that it meets."""
+        one = edit.manipulation
+        if self.exemplar_part == "global":
+            if one.control_text.strip() in _EVERYTHING:
+                return []
+            return ["This model reads the class token alone, so that a control text does not limit where edits act."]
+        notes = []
+        if one.enhance and edit.anchor is None:
+            notes.append(
+                f"The edit toward {one.target_text!r} is to erase its anchor (enhance), but has none; give "
+                "anchor_text, or leave enhance out."
+            )
+        if edit.control is not None and has_exemplar:
+            notes += self._absence(one.control_text, edit.control, tokens)
+        return notes
+
     def _absence(self, text: str, control: torch.Tensor, tokens: torch.Tensor) -> list[str]:
-        """Return a sentence for the user where no patch of the exemplar resembles the control text."""
+        """Return a sentence for the user where no patch resembles the control text; edits before it count."""
         config = self.components["exemplar_projection"].config
         if config.present_similarity <= 0 or config.polarity != "high":
             return []

@@ -381,7 +381,7 @@ def prepared_of(case: RecordedCase, method: ColorizeDiffusion, settings: Setting
         similarities=(),
         weights=(),
         projections=torch.zeros(0, 2, 2),
-        timesteps=method.timesteps_of(settings),
+        timesteps=method.timesteps(settings),
     )
 
 

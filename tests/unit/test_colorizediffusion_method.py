@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import tiny_colorizediffusion, tiny_colorizer, tiny_picture
 
+from colorlab.color import rgb_to_lab
 from colorlab.colorizer import Colorizer
 from colorlab.conditioning import Conditioning, Manipulation
 from colorlab.errors import RangeError, ShapeError
@@ -71,8 +72,6 @@ def test_a_gray_picture_gives_its_lines_and_keeps_its_lightness(colorizer, exemp
     run = run_of(colorizer, gray=gray, exemplar=exemplar)
     drawn = run_of(colorizer, sketch=extract_sketch(gray), exemplar=exemplar)
     assert torch.equal(run.state.latents, drawn.state.latents)
-    from colorlab.color import rgb_to_lab
-
     image = torch.from_numpy(run.image.copy()).permute(2, 0, 1)[None].float() / 255
     wanted = torch.from_numpy(np.repeat(gray[None], 3, axis=0))[None].float() / 255
     assert float((rgb_to_lab(image)[:, 0] - rgb_to_lab(wanted)[:, 0]).abs().max()) < 0.6
@@ -103,7 +102,7 @@ def test_without_an_exemplar_the_exemplars_guidance_changes_nothing(colorizer, d
     torch.testing.assert_close(*states, rtol=1e-5, atol=1e-5)
 
 
-def test_zero_tokens_give_cross_attention_its_bias_alone(colorizer, drawing):
+def test_zero_tokens_give_cross_attention_its_bias_alone(colorizer):
     unet = colorizer.method.unet
     attention = unet.mid_block.attentions[0].transformer_blocks[0].attn2
     with torch.no_grad():
@@ -227,6 +226,9 @@ def test_attention_injection_lends_the_exemplars_features(colorizer, drawing, ex
     assert list(injected._edges[0][0].predictions) == ["lending_full", "lending_no_exemplar", "full", "no_exemplar"]
     assert not torch.equal(plain.state.latents, injected.state.latents)
     assert not torch.equal(run(is_used=True, sketch_fidelity=1.0).state.latents, injected.state.latents)
+    num_encoded = colorizer.method.network_calls["sketch_encoder"]
+    run(is_used=True, sketch_fidelity=0.5)
+    assert colorizer.method.network_calls["sketch_encoder"] == num_encoded
     late = run(is_used=True, start=1.0)
     torch.testing.assert_close(late.states[1].latents, plain.states[1].latents, rtol=1e-4, atol=1e-4)
     # Own features alone are what there was without the injection.
@@ -260,6 +262,12 @@ def test_neither_sketch_nor_gray_and_blank_paper_are_refused(colorizer, exemplar
         run_of(colorizer, sketch=np.ones((32, 32), np.float32), exemplar=exemplar)
 
 
+def test_a_gray_picture_without_edges_is_said_to_give_a_blank_sketch(colorizer, exemplar):
+    flat = np.full((40, 56), 90, np.uint8)
+    assert any("has no edges to draw" in note for note in notes_of(colorizer, gray=flat, exemplar=exemplar))
+    assert not notes_of(colorizer, gray=tiny_picture(), exemplar=exemplar)
+
+
 def test_an_inverted_sketch_is_said_and_the_way_back_is_offered(colorizer, drawing):
     inverted = 1 - drawing
     assert any("looks inverted" in note and "invert_sketch" in note for note in notes_of(colorizer, sketch=inverted))
@@ -291,10 +299,28 @@ def test_what_can_not_act_is_said_in_one_sentence(colorizer, drawing, exemplar):
 def test_a_control_text_that_the_exemplar_does_not_show_is_said(drawing, exemplar):
     colorizer = tiny_colorizer(tiny_colorizediffusion())
     projection = colorizer.method.components["exemplar_projection"]
-    projection.register_to_config(present_similarity=2.0)
     edit = Manipulation("blue", 5.0, control_text="zebra")
-    found = notes_of(colorizer, sketch=drawing, exemplar=exemplar, manipulations=[edit])
-    assert any("Nothing in the exemplar resembles 'zebra'" in note for note in found)
+    for present_similarity, num_notes in ((2.0, 1), (-1.0, 0), (0.0, 0)):
+        projection.register_to_config(present_similarity=present_similarity)
+        found = notes_of(colorizer, sketch=drawing, exemplar=exemplar, manipulations=[edit])
+        assert sum("Nothing in the exemplar resembles 'zebra'" in note for note in found) == num_notes
+
+
+def test_what_an_edit_before_has_made_is_not_said_to_be_absent(drawing, exemplar):
+    colorizer = tiny_colorizer(tiny_colorizediffusion())
+    colorizer.method.components["exemplar_projection"].register_to_config(present_similarity=0.99)
+    made, met = Manipulation("zebra", 500.0), Manipulation("blue", 5.0, control_text="zebra")
+    for edits, num_notes in (([made, met], 0), ([met, made], 1)):
+        found = notes_of(colorizer, sketch=drawing, exemplar=exemplar, manipulations=edits)
+        assert sum("Nothing in the exemplar resembles 'zebra'" in note for note in found) == num_notes
+
+
+def test_a_model_that_reads_the_class_token_says_once_that_no_region_counts(drawing, exemplar):
+    colorizer = tiny_colorizer(tiny_colorizediffusion(reads="global"))
+    named = [Manipulation("blue", 5.0, control_text=text) for text in ("car", "tree")]
+    for edits, num_notes in ((named, 1), ([Manipulation("blue", 5.0, control_text="everything")], 0)):
+        found = notes_of(colorizer, sketch=drawing, exemplar=exemplar, manipulations=edits)
+        assert sum("does not limit where edits act" in note for note in found) == num_notes
 
 
 def test_thresholds_out_of_order_are_refused():

@@ -17,6 +17,7 @@ from tiny import tiny_colorizediffusion, tiny_colorizer
 from colorlab.conditioning import Conditioning, Manipulation
 from colorlab.exhibits import Exhibit
 from colorlab.mechanisms.global_manipulation import TextEdit
+from colorlab.methods.base import ConditioningWarning
 from colorlab.sketches import is_inverted
 
 EDITS = (
@@ -192,7 +193,8 @@ def test_a_model_of_the_class_token_shows_projections(given):
     done(model)
     assert view.matrix.layout.display == "none"
     bars = {bar["name"]: bar["value"] for bar in view.projections.bars}
-    expected = model.colorizer.prepare(model.conditioning, model.settings).projections[0]
+    with pytest.warns(ConditioningWarning, match="reads the class token alone"):
+        expected = model.colorizer.prepare(model.conditioning, model.settings).projections[0]
     assert bars["target, before"] == pytest.approx(float(expected[0, 0]), abs=1e-5)
     assert bars["anchor, after"] == pytest.approx(float(expected[1, 1]), abs=1e-5)
     model.close()
