@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 import kornia
 import numpy as np
 import torch
+from torch.nn import functional
 
 from colorlab.color import gray_to_lightness
 from colorlab.errors import RangeError
@@ -18,6 +19,8 @@ SketchStyle = Literal["xdog", "canny"]
 # Ours, chosen by eye on 128 px pictures: fine lines, little grain.
 _SIGMA_SHARE, _SIGMA_RATIO, _SHARPNESS, _STEEPNESS, _TOLERANCE = 0.006, 1.6, 20.0, 4.0, 0.12
 _CANNY_LOW, _CANNY_HIGH = 0.06, 0.16
+# Of kornia's blur in front of Canny.
+_CANNY_REACH_PX = 2
 _MIN_CONTRAST = 0.02
 
 
@@ -42,15 +45,41 @@ def extract_sketch(picture: Any, *, style: SketchStyle = "xdog") -> np.ndarray:
 
 
 def sketch_of(gray: torch.Tensor, *, style: SketchStyle = "xdog") -> torch.Tensor:
-    """Draw the lines of gray pictures, (B, 1, H, W) in [0, 1]; see `extract_sketch`."""
+    """Draw the lines of gray pictures; see `extract_sketch`.
+
+    Args:
+        gray: (B, 1, H, W), [0, 1], of any size.
+        style: as there.
+
+    Returns:
+        (B, 1, H, W) float32, [0, 1], black lines on white.
+
+    Raises:
+        ShapeError: `gray` has another shape.
+        RangeError: there is no such style.
+    """
     check_shape(gray, "B 1 H W", "gray")
     if style not in get_args(SketchStyle):
         raise RangeError(f"style is {style!r}, but one of {', '.join(get_args(SketchStyle))} is expected.")
     lightness = gray_to_lightness(gray.float()) / 100.0
-    if style == "canny":
-        edges: torch.Tensor = kornia.filters.canny(lightness, _CANNY_LOW, _CANNY_HIGH)[1]
-        return 1 - edges
-    sigma = max(0.5, _SIGMA_SHARE * min(gray.shape[-2:]))
+    height, width = gray.shape[-2:]
+    sigma = max(0.5, _SIGMA_SHARE * min(height, width))
+    reach_px = _CANNY_REACH_PX if style == "canny" else _reach_px(_SIGMA_RATIO * sigma)
+    # Blurs mirror what lies at the border, which a picture has to be wide enough for.
+    margin_px = reach_px if min(height, width) <= reach_px else 0
+    lightness = functional.pad(lightness, (margin_px,) * 4, mode="replicate")
+    drawn = _canny(lightness) if style == "canny" else _xdog(lightness, sigma)
+    return drawn[..., margin_px : margin_px + height, margin_px : margin_px + width]
+
+
+def _canny(lightness: torch.Tensor) -> torch.Tensor:
+    """Draw edges of lightness (B, 1, H, W) in [0, 1], black on white."""
+    edges: torch.Tensor = kornia.filters.canny(lightness, _CANNY_LOW, _CANNY_HIGH)[1]
+    return 1 - edges
+
+
+def _xdog(lightness: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Draw the dark sides of edges of lightness (B, 1, H, W) in [0, 1]; `sigma` in pixels."""
     # 1. D = G(sigma) - G(k sigma); S = 1 + p D
     sharp = 1 + _SHARPNESS * (_blur(lightness, sigma) - _blur(lightness, _SIGMA_RATIO * sigma))
     # 2. T = 1 above 1 - epsilon, below it 1 + tanh(phi (S - 1 + epsilon))
@@ -58,7 +87,14 @@ def sketch_of(gray: torch.Tensor, *, style: SketchStyle = "xdog") -> torch.Tenso
 
 
 def invert_sketch(sketch: Any) -> np.ndarray:
-    """Turn white lines on black into black lines on white; (H, W) float32 in [0, 1]."""
+    """Turn white lines on black into black lines on white; (H, W) float32 in [0, 1].
+
+    Args:
+        sketch: path, PIL image or array.
+
+    Raises:
+        ImageError: the drawing can not be used.
+    """
     return 1 - load_gray(sketch, "sketch")[0, 0].numpy()
 
 
@@ -72,8 +108,13 @@ def is_blank(sketch: np.ndarray) -> bool:
     return bool(sketch.max() - sketch.min() < _MIN_CONTRAST)
 
 
+def _reach_px(sigma: float) -> int:
+    """Return how far a blur looks."""
+    return int(np.ceil(3 * sigma))
+
+
 def _blur(image: torch.Tensor, sigma: float) -> torch.Tensor:
     """Blur (B, C, H, W) by a Gaussian, mirrored at the border."""
-    size = 2 * int(np.ceil(3 * sigma)) + 1
+    size = 2 * _reach_px(sigma) + 1
     blurred: torch.Tensor = kornia.filters.gaussian_blur2d(image, (size, size), (sigma, sigma), border_type="reflect")
     return blurred

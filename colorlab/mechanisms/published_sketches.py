@@ -42,9 +42,12 @@ def place_sketch(sketch: np.ndarray, size: tuple[int, int], *, preprocessor: Pre
         preprocessor: `invert` for black lines on white, `none` for white lines on black, `invert-webui` for faint
             lines.
 
+    Returns:
+        The paper with the sketch, and where on it the sketch lies.
+
     Raises:
         ShapeError: `sketch` is of another shape or type.
-        RangeError: there is no such preprocessor.
+        RangeError: there is no such preprocessor, or nothing is left of the shorter side of a long sketch.
 
     Source: tellurion-kanata/colorizeDiffusion@c9bd9fb. The paper is -1 with every preprocessor.
     """
@@ -61,6 +64,11 @@ def place_sketch(sketch: np.ndarray, size: tuple[int, int], *, preprocessor: Pre
     height, width = sketch.shape[:2]
     ratio = min(size[0] / height, size[1] / width)
     inner = (int(height * ratio), int(width * ratio))
+    if min(inner) < 1:
+        raise RangeError(
+            f"sketch is {height} x {width} pixels, of which less than one is left across on paper of {size[0]} x "
+            f"{size[1]}; give a less elongated one."
+        )
     lines = functional.interpolate(lines, size=inner, mode="bicubic", antialias=True)
     top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
     around = (left, size[1] - inner[1] - left, top, size[0] - inner[0] - top)
@@ -69,9 +77,16 @@ def place_sketch(sketch: np.ndarray, size: tuple[int, int], *, preprocessor: Pre
 
 
 def pad_exemplar(exemplar: np.ndarray, scale: float) -> np.ndarray:
-    """Paste an exemplar (H, W, 3) uint8 in the middle of a white canvas `scale` times as wide.
+    """Paste an exemplar in the middle of a white canvas of its height.
 
     CLIP then sees margins of nothing, which is said to help against shapes of the exemplar in the picture.
+
+    Args:
+        exemplar: (H, W, 3) uint8.
+        scale: width of the canvas in widths of the exemplar, 1 to 2.
+
+    Returns:
+        (H, int(W * scale), 3) uint8.
 
     Raises:
         RangeError: `scale` is not within 1 to 2.

@@ -276,6 +276,12 @@ def test_an_inverted_sketch_is_said_and_the_way_back_is_offered(colorizer, drawi
 
 def test_other_sizes_and_aspects_are_taken(colorizer, drawing, exemplar):
     assert run_of(colorizer, sketch=drawing, exemplar=exemplar[:9, :50]).image.shape == (40, 56, 3)
+    strip = np.ones((2, 300), np.float32)
+    strip[:, 100:200] = 0
+    for given in ({"sketch": strip}, {"gray": strip}):
+        assert run_of(colorizer, exemplar=exemplar, **given).image.shape == (2, 300, 3)
+    with pytest.raises(RangeError, match="sketch is 2 x 300 pixels, of which less than one is left across on paper"):
+        run_of(colorizer, sketch=strip, exemplar=exemplar, as_published=True)
     with pytest.raises(ShapeError, match=r"sketch is 40 x 56 pixels, but gray is 32 x 32"):
         Conditioning(gray=np.zeros((32, 32), np.uint8), sketch=drawing)
 

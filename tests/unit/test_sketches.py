@@ -41,6 +41,18 @@ def test_negatives_are_told_and_turned_around(disc):
     assert not is_inverted(sketch(make_scene(TEST_SEEDS[1])))
 
 
+@pytest.mark.parametrize("style", ["xdog", "canny"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (300, 3)])
+def test_pictures_narrower_than_the_blur_are_drawn_too(style, size):
+    assert is_blank(extract_sketch(np.full(size, 90, np.uint8), style=style))
+    assert extract_sketch(np.full(size, 90, np.uint8), style=style).shape == size
+    # A step along the longer side is an edge, however narrow the picture is.
+    if max(size) > 1:
+        step = np.full(size, 200, np.uint8)
+        step[tuple(slice(0, side // 2 if side == 300 else None) for side in size)] = 40
+        assert not is_blank(extract_sketch(step, style=style))
+
+
 def test_flat_pictures_give_blank_sketches():
     assert is_blank(extract_sketch(np.full((32, 32), 90, np.uint8)))
 
