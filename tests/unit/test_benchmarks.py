@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from tiny import tiny_colorizer, tiny_picture, tiny_tokenizer
 
+from colorlab.evaluation.sketches import evaluate_sketches
 from colorlab.networks.libraries import DDIMScheduler
 from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.settings import Settings
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
@@ -131,3 +133,26 @@ def test_the_gpu_command_tells_what_is_missing_and_what_fails(tmp_path):
     row = gpu.tests_row([str(failing), "--rootdir", str(tmp_path)])
     assert "1 failed" in row.measured
     assert str(row).endswith("| all pass | missed |")
+
+
+def test_strategies_are_compared_by_named_rows_and_three_alike_seeds_are_no_cure():
+    bench = script("strategies")
+
+    def paint_gray(conditionings, settings, label):
+        return [np.full((128, 128, 3), 90, np.uint8) for _ in conditionings]
+
+    report = evaluate_sketches(paint_gray, Settings(), 2, reads="local")
+    assert set(bench.figures(report)) == {"leakage", "edges", "hue"}
+
+    # The textbook's 97.5 % quantile of Student's t with two degrees of freedom is 4.303.
+    low, high = bench.seed_interval(np.array([-3.0, -2.0, -1.0]))
+    assert (low, high) == pytest.approx((-2 - 4.303 / 3**0.5, -2 + 4.303 / 3**0.5), abs=1e-3)
+
+    def runs(*leakages):
+        return [{"leakage": leakage, "edges": 0.8, "hue": 50.0} for leakage in leakages]
+
+    found = {"same": runs(5.0, 6.0, 7.0), "slightly": runs(4.9, 5.0, 6.9), "plainly": runs(2.0, 3.1, 3.9)}
+    verdicts = [line.split("|")[-2].strip() for line in bench.table(found).splitlines()[2:]]
+    assert verdicts == ["", "no effect shown", "cures"]
+    lines = bench.table({name: some[:1] for name, some in found.items()}).splitlines()
+    assert all("no effect shown" in line for line in lines[3:])
