@@ -19,7 +19,7 @@ Deviation (ours, for few samples): begins from L-CAD (`sketched_unet`) and from 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from PIL import Image
@@ -74,7 +74,7 @@ class Strategies:
         dual_weight: weight of the prediction without the exemplar beside that with it; costs a second call.
 
     Raises:
-        RangeError: a rate or weight is out of range.
+        RangeError: a rate or weight is out of range, or there is no such exemplar or noise.
     """
 
     exemplar: ExemplarKind = "arranged"
@@ -84,7 +84,12 @@ class Strategies:
     dual_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop_rate <= 1 or self.dual_weight < 0:
+        for name, kinds in (("exemplar", ExemplarKind), ("token_noise", TokenNoise)):
+            if getattr(self, name) not in get_args(kinds):
+                raise RangeError(
+                    f"{name} is {getattr(self, name)!r}, but one of {', '.join(get_args(kinds))} is expected."
+                )
+        if not 0 <= self.drop_rate <= 1 or not self.dual_weight >= 0:
             raise RangeError(
                 f"drop_rate is {self.drop_rate} and dual_weight {self.dual_weight}, but 0 to 1 and at least 0 are "
                 "expected."

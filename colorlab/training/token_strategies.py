@@ -60,7 +60,10 @@ def noisy_tokens(
         timesteps: t, (B,) int64.
         schedule: of the latents.
         version: `none` returns the tokens themselves.
-        shared: m, (B,) standard normal; only of `first`.
+        shared: m, (B,) standard normal, only of `first`; None leaves its term out.
+
+    Returns:
+        (B, N, D).
     """
     if version == "none":
         return tokens

@@ -111,5 +111,11 @@ def test_a_unet_without_taps_is_the_one_whose_taps_are_zero():
 
 
 def test_strategies_are_checked():
-    with pytest.raises(RangeError, match=r"drop_rate is 1\.5"):
-        Strategies(drop_rate=1.5)
+    for arguments, words in (
+        ({"drop_rate": 1.5}, r"drop_rate is 1\.5"),
+        ({"dual_weight": float("nan")}, "dual_weight nan"),
+        ({"token_noise": "latter"}, "token_noise is 'latter', but one of none, first, later is expected"),
+        ({"exemplar": "bent"}, "exemplar is 'bent', but one of arranged, deformed, same is expected"),
+    ):
+        with pytest.raises(RangeError, match=words):
+            Strategies(**arguments)
