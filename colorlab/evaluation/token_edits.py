@@ -3,7 +3,7 @@
 | protocol | edits | right is |
 | --- | --- | --- |
 | one | one object of two or more gets another chromatic color | the nearest of the eight names is the wanted one |
-| three | three objects, one after the other | after the third all three have their wanted names |
+| three | three objects, one after the other | after the third the first two have their wanted names |
 
 Both modes of the position weights are measured on the same scenes and seeds. What is outside is compared with the same
 run without the edit: median Delta E. Weights are compared with the exact mask of the object in the exemplar (AUC); the
@@ -21,7 +21,7 @@ import torch
 
 from colorlab.color import CHROMATIC_COLORS, COLORS, delta_e, rgb_to_lab
 from colorlab.conditioning import Conditioning, Manipulation
-from colorlab.evaluation.report import Estimate, Report, bootstrapped, proportion
+from colorlab.evaluation.report import Estimate, Report, bootstrapped, check_number, proportion
 from colorlab.evaluation.sketches import ColorizeSketches, object_colors
 from colorlab.images import load_image
 from colorlab.settings import Settings
@@ -68,8 +68,12 @@ def evaluate_token_edits(colorize: ColorizeSketches, method: Any, settings: Sett
         colorize: colorizes a list of conditionings.
         method: the loaded ColorizeDiffusion, for its tokens.
         settings: in force.
-        num_edits: edits of the first protocol; the second takes half as many triples.
+        num_edits: edits of the first protocol, at least 1; the second takes half as many triples.
+
+    Raises:
+        RangeError: `num_edits` is below 1.
     """
+    check_number(num_edits, name="num_edits")
     single = edited_scenes(num_edits, 1)
     triples = edited_scenes(max(1, num_edits // 2), 3)
     # Without edits there are no weights, so that both modes have these pictures in common.

@@ -37,6 +37,7 @@ class ExemplarAttention(Mechanism):
 
     Source: tellurion-kanata/colorizeDiffusion@c9bd9fb; the noise level @d876b7e.
     Deviation: the windows are asked at every step; as published the token of zeros, once there, stays until the end.
+        Noise of the tokens is drawn anew at every step; the released code adds it up where nothing is guided.
     """
 
     name = "exemplar_attention"
@@ -101,6 +102,9 @@ def layer_scales(
         latent_size: (h, w) of the latents.
         mechanism: whose parameters count.
         settings: what is in force.
+
+    Returns:
+        As many scales as there are `sites`.
 
     Raises:
         RangeError: `layer_scales` has another number of scales than there are layers.

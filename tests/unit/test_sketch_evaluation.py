@@ -59,6 +59,8 @@ def test_the_reports_run_on_a_tiny_model_and_name_what_is_asked():
     assert torch.isfinite(torch.tensor([row.value for row in (*report.rows, *edits.rows)])).all()
     with pytest.raises(RangeError, match="expected at least 2"):
         evaluate_sketches(colorize, settings, 1, reads="local")
+    with pytest.raises(RangeError, match="num_edits is 0; expected at least 1"):
+        evaluate_token_edits(colorize, method, settings, 0)
 
 
 def test_a_color_edit_names_what_it_changes():
