@@ -71,9 +71,7 @@ def sketched_scenes(num_scenes: int, *, size_px: int = 128) -> list[Scene]:
 
 def share_followed(image: np.ndarray, scene: Scene, exemplar: Scene) -> float:
     """Return the share of a picture's objects, [0, 1], that have the hue of their like in an exemplar; nan of none."""
-    wanted = object_colors(exemplar.image, exemplar.instances)
-    colors = object_colors(image, scene.instances)
-    found = [hues_agree(color, wanted[kind]) for kind, color in colors.items() if kind in wanted]
+    found = [hues_agree(*colors) for colors in _colors_of_likes(image, scene, exemplar)]
     return float(np.mean(found)) if found else float("nan")
 
 
@@ -86,10 +84,9 @@ def follow_rows(
     conditionings = [Conditioning(sketch=sketch(scene), exemplar=other.image) for scene, other in pairs]
     images = colorize(conditionings, settings, "exemplars that agree")
     found = [
-        (color, object_colors(other.image, other.instances)[kind])
+        colors
         for (scene, other), image in zip(pairs, images, strict=True)
-        for kind, color in object_colors(image, scene.instances).items()
-        if kind in {instance.kind for instance in other.instances}
+        for colors in _colors_of_likes(image, scene, other)
     ]
     agreeing = [hues_agree(one, wanted) for one, wanted in found]
     order = np.random.default_rng(0).permutation(len(found))
@@ -140,6 +137,14 @@ def object_colors(image: np.ndarray, instances: Sequence[Instance]) -> dict[str,
         instance.kind: (float(np.median(ab[instance.mask, 0])), float(np.median(ab[instance.mask, 1])))
         for instance in instances
     }
+
+
+def _colors_of_likes(
+    image: np.ndarray, scene: Scene, exemplar: Scene
+) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """Return the color (a, b) of each object of a picture, with that of its like in an exemplar, if it has one."""
+    wanted = object_colors(exemplar.image, exemplar.instances)
+    return [(color, wanted[kind]) for kind, color in object_colors(image, scene.instances).items() if kind in wanted]
 
 
 def hues_agree(one: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -7,7 +7,7 @@ from tiny import tiny_colorizediffusion
 
 from colorlab.errors import RangeError
 from colorlab.evaluation.batches import colorize_all
-from colorlab.evaluation.sketches import edge_f1, evaluate_sketches, hues_agree, leakage, object_colors
+from colorlab.evaluation.sketches import edge_f1, evaluate_sketches, hues_agree, leakage, object_colors, share_followed
 from colorlab.evaluation.token_edits import color_edit, evaluate_token_edits
 from colorlab.settings import Settings
 from colorlab.training.scenes import TEST_SEEDS, exemplar_scene, make_scene, recolored, sketch
@@ -26,6 +26,10 @@ def test_a_scene_follows_its_own_rearrangement():
     wanted = object_colors(exemplar_scene(scene, 0).image, exemplar_scene(scene, 0).instances)
     found = object_colors(scene.image, scene.instances)
     assert all(hues_agree(found[kind], wanted[kind]) for kind in found)
+    assert share_followed(scene.image, scene, exemplar_scene(scene, 0)) == 1
+    chromatic = make_scene(TEST_SEEDS[0], num_instances=1)
+    red, blue = (recolored(chromatic, [color]) for color in ("red", "blue"))
+    assert share_followed(red.image, chromatic, blue) == 0
 
 
 def test_edges_of_the_sketch_itself_score_best():
