@@ -24,6 +24,8 @@ class DecoderTaps(Mechanism, ABC):
 
     seen: ClassVar[str]
     """What the encoder sees, for captions."""
+    finishing: ClassVar[str] = "lightness is put back"
+    """What happens to a decoded picture afterwards, for captions."""
 
     phase: ClassVar[Phase] = "decode"
     parameters = (
@@ -72,7 +74,7 @@ class DecoderTaps(Mechanism, ABC):
             axes=("h", "w"),
             unit="of the range of sRGB",
             caption=(
-                "What the taps change in the decoded picture, before lightness is put back: without them nothing is "
+                f"What the taps change in the decoded picture, before {self.finishing}: without them nothing is "
                 "finer than a latent cell (ghosting)."
             ),
             provenance=dict(call.provenance),

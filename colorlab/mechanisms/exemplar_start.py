@@ -30,7 +30,8 @@ class ExemplarStart(Mechanism):
 
     def explain(self, call: Call, probe: Mapping[str, torch.Tensor] = NO_PROBE) -> dict[str, Exhibit]:
         """Show the exemplar's latents that a run starts from: their length over the channels."""
-        if call.record is not None or "exemplar_latents" not in call.prepared:
+        # Attention injection prepares the same latents, for runs that start from noise.
+        if call.record is not None or "exemplar_latents" not in call.prepared or not self.is_wanted(call.settings):
             return {}
         return {
             "latents": Exhibit(

@@ -16,6 +16,7 @@ class LineGuidance(DecoderTaps):
 
     name = "line_guidance"
     seen = "lines"
+    finishing = "it is finished"
 
     def gains(self, num_taps: int, settings: Settings) -> tuple[float, ...] | None:
         """Return the factor on each tap, finest first; None when it is off, as published, or there are no taps.

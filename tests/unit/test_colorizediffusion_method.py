@@ -12,8 +12,11 @@ from colorlab.colorizer import Colorizer
 from colorlab.conditioning import Conditioning, Manipulation
 from colorlab.errors import RangeError, ShapeError
 from colorlab.inspection.replay import moment_of, replay_step, run_sites
+from colorlab.mechanisms.dual_guidance import dual_guidance
+from colorlab.mechanisms.exemplar_attention import ExemplarAttention, layer_scales
 from colorlab.methods.base import ConditioningWarning
 from colorlab.methods.folder import load_method, read_index
+from colorlab.networks.sites import Site
 from colorlab.settings import Settings
 from colorlab.sketches import extract_sketch, invert_sketch
 
@@ -88,6 +91,8 @@ def test_lines_enter_the_decoder_of_a_model_that_reads_them_and_of_no_other(draw
     assert reads.method.network_calls["line_encoder"] == 1
     effect = lined.explain()["line_guidance.effect"]
     assert effect.array.max() > 0
+    # Of a sketch nobody knows the lightness.
+    assert "lightness" not in effect.caption
     assert not any(name.startswith("line_guidance") for name in bare.explain())
 
 
@@ -171,6 +176,36 @@ def test_the_corrected_formula_is_continuous_at_scale_1_and_the_published_one_ha
     assert float((latents(1.0 + 1e-6, "published") - off).abs().max()) > 0.01
 
 
+def test_the_published_formula_is_the_mean_of_two_guidances_and_the_corrected_one_adds_both_fields():
+    drawn = torch.randn(3, 1, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+    predictions = dict(zip(("full", "no_exemplar", "no_sketch"), drawn, strict=True))
+    full = predictions["full"]
+    assert dual_guidance(predictions, 1.0, 1.0, is_published=True) is full
+    single = [dual_guidance(predictions, *scales, is_published=True) for scales in ((4.0, 1.0), (1.0, 3.0))]
+    torch.testing.assert_close(single[0], full + 3 * (full - predictions["no_exemplar"]))
+    torch.testing.assert_close(single[1], full + 2 * (full - predictions["no_sketch"]))
+    published, corrected = (dual_guidance(predictions, 4.0, 3.0, is_published=one) for one in (True, False))
+    torch.testing.assert_close(published, (single[0] + single[1]) / 2)
+    torch.testing.assert_close(corrected - full, (single[0] - full) + (single[1] - full))
+
+
+def test_groups_of_layers_overwrite_each_other_in_the_published_order():
+    # The published UNet at 512 px: two layers for each of three levels down, three up, the middle at an eighth.
+    places = [("down_blocks", 0, 64), ("down_blocks", 1, 32), ("down_blocks", 2, 16), ("mid_block", 0, 8)]
+    places += [("up_blocks", 1, 16), ("up_blocks", 2, 32), ("up_blocks", 3, 64)]
+    counts = {"down_blocks": 2, "mid_block": 1, "up_blocks": 3}
+    sites = [
+        Site(f"{part}.{block}.attentions.{index}", "attn2", (side, side), 1, 1)
+        for part, block, side in places
+        for index in range(counts[part])
+    ]
+    scales = {"encoder_scale": 0.6, "color_scale": 0.8, "semantics_scale": 0.3, "strength": 0.5}
+    settings = Settings(mechanisms={"exemplar_attention": scales})
+    # Recorded by running tellurion-kanata/colorizeDiffusion@c9bd9fb.
+    wanted = [0.3] * 2 + [0.4] * 2 + [0.15] * 2 + [1.0] + [0.15] * 3 + [0.4] * 3 + [1.0] * 3
+    assert layer_scales(sites, (64, 64), ExemplarAttention(), settings) == pytest.approx(wanted)
+
+
 def test_a_window_is_asked_at_every_step_but_as_published_it_never_opens_again(colorizer, drawing, exemplar):
     # The steps lie at 0.25, 0.5, 0.75 and 1 of the run.
     window = {"exemplar_attention": {"skip_start": 0.4, "skip_end": 0.8}}
@@ -215,6 +250,7 @@ def test_reference_noise_starts_from_the_exemplar_and_token_noise_changes_early_
         again = [run_of(colorizer, sketch=drawing, exemplar=exemplar, settings=settings) for _ in range(2)]
         assert torch.equal(again[0].state.latents, again[1].state.latents)
         assert not torch.equal(again[0].state.latents, plain.state.latents)
+        assert ("exemplar_start.latents" in again[0].explain()) == (name == "exemplar_start")
 
 
 def test_attention_injection_lends_the_exemplars_features(colorizer, drawing, exemplar):
@@ -223,6 +259,7 @@ def test_attention_injection_lends_the_exemplars_features(colorizer, drawing, ex
         return run_of(colorizer, sketch=drawing, exemplar=exemplar, settings=settings)
 
     plain, injected = run(), run(is_used=True)
+    assert not any(name.startswith("exemplar_start") for name in injected.explain())
     assert list(injected._edges[0][0].predictions) == ["lending_full", "lending_no_exemplar", "full", "no_exemplar"]
     assert not torch.equal(plain.state.latents, injected.state.latents)
     assert not torch.equal(run(is_used=True, sketch_fidelity=1.0).state.latents, injected.state.latents)
