@@ -5,7 +5,7 @@
 | `plan` | how long a tuning goes and what it keeps; the presets |
 | `stages` | the three optimisations; `weights`, `optimizer`, `judge` are what they are made of |
 | `tuning` | `Tuning`: step, pause, resume, roll back; `state`, `checkpoints`, `files` keep it |
-| `pictures` | what a tuned model paints, with drift and reconstruction checked |
+| `pictures` | what a tuned model paints, with drift and reconstruction checked, by `perceptual` where it can be had |
 | `budget` | steps, minutes and memory before it begins |
 | `exhibits` | what can be seen of it |
 

@@ -17,13 +17,19 @@ from colorlab.methods.base import gray_image, users_stacklevel
 from colorlab.methods.diffcolor import DiffColor, PreparedDiffColor
 from colorlab.runs.run import Run
 from colorlab.settings import Settings
+from colorlab.tuning.perceptual import load_lpips
 
-__all__ = ["PSNR_LIMIT", "Painted", "TuningWarning", "check_reconstruction", "paint_prior"]
+__all__ = ["LPIPS_LIMIT", "PSNR_LIMIT", "Painted", "TuningWarning", "check_reconstruction", "paint_prior"]
 
 Result = TypeVar("Result")
 
 PSNR_LIMIT = 25.0
 """Decibels that a reconstruction has to reach. Ours."""
+
+LPIPS_LIMIT = 0.15
+"""LPIPS, no unit, that a reconstruction may have. Ours."""
+
+_LEAST_LPIPS_PX = 32
 
 
 class TuningWarning(UserWarning):
@@ -90,21 +96,29 @@ def check_reconstruction(
     """Measure how well a tuned model reproduces the picture it was tuned for.
 
     Returns:
-        `psnr`, in dB, of the finished pictures.
+        `psnr`, in dB, of the finished pictures; and `lpips` where its networks lie on this disk, see `why_no_lpips`.
 
     Warns:
-        TuningWarning: it is below `PSNR_LIMIT`: edits will change more than their object.
+        TuningWarning: one of them is beyond its limit: edits will change more than their object.
     """
     settings = settings.replace(guidance_scale=1.0).with_mechanism(GrayStart.name, start="invert")
     painted = yield from paint(method.adapted(adaptation), conditioning.replace(prompt=""), settings)
     wanted = load_image(adaptation.tensors["picture/aligned"].numpy())
     error = float((load_image(painted.aligned) - wanted).square().mean())
-    found = float("inf") if error == 0 else -10 * float(np.log10(error))
-    if found < PSNR_LIMIT:
+    found = {"psnr": float("inf") if error == 0 else -10 * float(np.log10(error))}
+    # Below this AlexNet pools everything away.
+    perceptual = load_lpips() if min(wanted.shape[-2:]) >= _LEAST_LPIPS_PX else None
+    if perceptual is not None:
+        with torch.no_grad():
+            found["lpips"] = float(perceptual(load_image(painted.aligned) * 2 - 1, wanted * 2 - 1))
+    missed = [f"reaches {found['psnr']:.1f} dB of {PSNR_LIMIT:g}"] if found["psnr"] < PSNR_LIMIT else []
+    if found.get("lpips", 0.0) > LPIPS_LIMIT:
+        missed.append(f"has an LPIPS of {found['lpips']:.2f} where {LPIPS_LIMIT:g} is the limit")
+    if missed:
         warnings.warn(
-            f"The reconstruction reaches {found:.1f} dB of {PSNR_LIMIT:g}: edits will change more than their object; "
-            "give the reconstruction more steps.",
+            f"The reconstruction {' and '.join(missed)}: edits will change more than their object; give the "
+            "reconstruction more steps.",
             TuningWarning,
             stacklevel=users_stacklevel(),
         )
-    return {"psnr": found}
+    return found

@@ -1,11 +1,13 @@
 """Tuning in the Studio, the browser played: budget first, then curves, stop, resume, roll back, and colors by words."""
 
+import contextlib
+import errno
 import time
 import warnings
 
 import numpy as np
 import pytest
-from colorlab_widgets import Studio, TuningView, ViewModel
+from colorlab_widgets import MechanismPanel, Studio, TuningView, ViewModel
 from colorlab_widgets.tuning_model import TUNING
 from pages import send
 from tiny import tiny_colorizer, tiny_diffcolor, tiny_lcad, tiny_picture
@@ -363,3 +365,52 @@ def test_only_models_that_tune_have_the_tab_and_a_closed_studio_stops_tuning():
     assert not tuning.is_finished
     time.sleep(0.2)
     assert tuning.num_iterations == number
+
+
+def test_a_full_disk_is_told_in_the_panel_and_nothing_is_lost(view, tmp_path, whole, monkeypatch):
+    @contextlib.contextmanager
+    def full(path, *, is_durable=False):
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    path = tmp_path / "cat.tuning"
+    view.path.value = str(path)
+    tuning = prepared(view)
+    first = path.read_bytes()
+    monkeypatch.setattr("colorlab.runs.run_file.atomic_file", full)
+    stop_at(view, 2)
+    assert "no space left on device" in view.notice.value
+    assert path.read_bytes() == first
+    monkeypatch.undo()
+    view.go_on.click()
+    done(view)
+    assert losses(tuning) == losses(whole)
+    assert view.model.colorizer.without_adaptation().resume_tuning(path).is_finished
+
+
+def test_the_mechanism_panel_shows_bench_gradient_drift_and_two_paths(view):
+    view.target.value = TARGET
+    prepared(view)
+    view.go_on.click()
+    done(view)
+    view.eta.value = 0.3
+    view.color.click()
+    model = done(view).model
+    panel = MechanismPanel(model)
+    panel.ask.click()
+    assert model.worker.join(60)
+    assert model.error == ""
+    assert panel._found, panel.caption.value
+    found = {name: exhibit for name, (exhibit, _) in panel._found.items()}
+    assert found["contrastive_tuning.bench"].provenance["labels"][0] == "a colorful photo of a cat"
+    size = model.colorizer.method.working_size(tiny_picture().shape)
+    assert found["contrastive_tuning.gradient"].array.shape == (2, *size)
+    drift = found["contrastive_tuning.drift_reconstruction"]
+    assert drift.array.max() > 0
+    assert "contrastive_tuning.drift_contrastive" in found
+    paths = found["embedding_path.two_paths"]
+    assert paths.provenance["labels"] == [f"{run.name}: {run.subject}" for run in (model.tree[1], model.tree[0])]
+    for index in range(len(found)):
+        send(panel.exhibits, "select", index=index)
+        assert panel.caption.value == list(found.values())[index].caption
+    panel.close()

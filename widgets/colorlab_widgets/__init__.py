@@ -1,6 +1,7 @@
 """Widgets of colorlab: `Studio(colorizer, picture)` shows everything; each view stands alone, too."""
 
-import colorlab_widgets.sketched_exhibits  # noqa: F401 - registers how they are shown
+import colorlab_widgets.sketched_exhibits
+import colorlab_widgets.tuned_exhibits  # noqa: F401 - both register what is shown
 from colorlab_widgets.attention_explorer import AttentionExplorer
 from colorlab_widgets.branch_tree import BranchTree
 from colorlab_widgets.compare_view import CompareView

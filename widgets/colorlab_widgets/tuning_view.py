@@ -252,8 +252,9 @@ class TuningView(View):
             return ""
         of_what = "" if model.is_of_what_is_given else f" It is of {tuning.conditioning.prompt!r}."
         if tuning.is_finished:
-            quality = tuning.state.rows[-1].get("psnr")
-            told = "" if quality is None else f" The picture of stage 1 is reproduced to {quality:.1f} dB."
+            last = tuning.state.rows[-1]
+            told = f" The picture of stage 1 is reproduced to {last['psnr']:.1f} dB" if "psnr" in last else ""
+            told += f", LPIPS {last['lpips']:.2f}." if "lpips" in last else "." * bool(told)
             return f"All stages are done.{told}{of_what}"
         stage = str(tuning.stage)
         done, planned = tuning.state.iteration, tuning.plan.num_steps[stage]
