@@ -13,6 +13,7 @@ has it, too, and textures that please CLIP can then not stand in for colors. Our
 Source: DiffColor, arXiv 2308.01655, by its summary; DiffusionCLIP, arXiv 2110.02711, for the direction and the chain.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -39,6 +40,7 @@ ANTI_COLOR = (
 """What the result should not look like; the context stands in the braces. Two are the paper's, the rest ours."""
 
 _SEPARATOR = ";"
+_MEDIUM = re.compile(r"^a (photo|picture) of ", re.IGNORECASE)
 _DIRECTION_WEIGHT = 3.0
 _GRADIENT_WEIGHT = 0.5
 
@@ -53,9 +55,15 @@ def contrastive_loss(similarities: torch.Tensor, temperature: float) -> torch.Te
     Returns:
         The mean over the batch; 0 where the context has won, log(1 + K) where nothing is told apart.
 
+    Raises:
+        ShapeError: `similarities` is not (B, K).
+        RangeError: `temperature` is not above 0.
+
     Source: DiffColor, arXiv 2308.01655; the formula and tau = 0.07 are ours.
     """
     check_shape(similarities, "B K", "similarities")
+    if not temperature > 0:
+        raise RangeError(f"temperature is {temperature!r}, but a number above 0 is expected.")
     return -F.log_softmax(similarities / temperature, dim=1)[:, 0].mean()
 
 
@@ -126,8 +134,9 @@ class ContrastiveTuning(Mechanism):
         """Return what a picture is compared with: the context as it is pulled to, then the anti-color prompts."""
         values: dict[str, Any] = self.in_force(settings)
         templates = (values["positive"], *split_prompts(values["anti_color"]))
-        subject = context.removeprefix("a photo of ").removeprefix("a picture of ")
-        return tuple(template.format(subject) if "{}" in template else template for template in templates)
+        subject = _MEDIUM.sub("", context.strip(), count=1)
+        # No format(): what a user writes may hold other braces.
+        return tuple(template.replace("{}", subject) for template in templates)
 
     def explain(self, call: Call, probe: Mapping[str, torch.Tensor] = NO_PROBE) -> dict[str, Exhibit]:
         """Return nothing: a tuning shows itself, see `colorlab.tuning`."""

@@ -50,8 +50,9 @@ class TuningPlan:
     def __post_init__(self) -> None:
         if set(self.num_steps) != set(STAGES):
             raise RangeError(f"num_steps names {', '.join(self.num_steps)}, but {', '.join(STAGES)} are expected.")
-        for name, value in {**self.num_steps, "checkpoint_every": self.checkpoint_every}.items():
-            low = 1 if name == "checkpoint_every" else 0
+        intervals = {"checkpoint_every": self.checkpoint_every, "thumbnail_every": self.thumbnail_every}
+        for name, value in {**self.num_steps, **intervals}.items():
+            low = 1 if name in intervals else 0
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise RangeError(f"{name} is {value!r}, but an integer of at least {low} is expected.")
         if self.num_steps[RECONSTRUCTION] and not self.num_steps[EMBEDDING]:
@@ -60,6 +61,9 @@ class TuningPlan:
             raise RangeError(f"stage_2_from is {self.stage_2_from!r}, but one of {STAGE_2_STARTS} is expected.")
         if not 0 < self.prior_strength <= 1:
             raise RangeError(f"prior_strength is {self.prior_strength!r}, but a share above 0 and up to 1 is expected.")
+        for name in ("embedding_learning_rate", "reconstruction_learning_rate", "max_grad_norm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise RangeError(f"{name} is {getattr(self, name)!r}, but a number above 0 is expected.")
         if self.max_checkpoint_bytes < 0:
             raise RangeError(f"max_checkpoint_bytes is {self.max_checkpoint_bytes}, but at least 0 is expected.")
         object.__setattr__(self, "num_steps", MappingProxyType({name: self.num_steps[name] for name in STAGES}))

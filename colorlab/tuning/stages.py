@@ -33,6 +33,8 @@ __all__ = ["ContrastiveStage", "EmbeddingStage", "Outcome", "ReconstructionStage
 # Of the diffusion time; DiffusionCLIP inverts with 40 steps and comes back with 6.
 _ONE_STEP_TIMES = (0.2, 0.5)
 _CHAIN_TIME, _NUM_INVERSION_STEPS, _NUM_CHAIN_STEPS = 0.4, 40, 6
+# Of the diffusion time, for pictures of stage 2: much is noise there, so that the network has to know the colors. Ours.
+_PICTURE_TIME = 0.6
 _TOKENS = "tokens"
 
 
@@ -67,6 +69,9 @@ class Stage(Protocol):
 
     def evaluate(self, weights: Weights, iteration: int) -> Outcome:
         """Return loss and numbers of an iteration; a pure function of its arguments."""
+
+    def picture(self, weights: Weights, outcome: Outcome) -> torch.Tensor:
+        """Return what the tensors make of the picture now, (1, 3, H, W) in [0, 1], not differentiable."""
 
 
 def iteration_generator(seed: int, stage: str, iteration: int) -> torch.Generator:
@@ -124,7 +129,7 @@ class ContrastiveStage:
         else:
             noise_pred = self.method.schedule.to_noise_pred(output, noisy, timestep)
             clean = self.method.schedule.to_original_sample(noise_pred, noisy, timestep)
-        image = self._decode(clean)
+        image = _decoded(self.method, clean)
         # 2. L_con, on the picture and crops of it.
         judged = self._aligned(image) if self.values["judged"] == "aligned" else image
         crops = random_crops(judged, int(self.values["num_crops"]), generator)
@@ -151,6 +156,11 @@ class ContrastiveStage:
         numbers |= {f"anti {index}": value for index, value in enumerate(seen[1:])} | {"chroma": chroma}
         plain = {name: float(torch.as_tensor(value).detach()) for name, value in numbers.items()}
         return Outcome(loss, plain, image.detach().clamp(0, 1))
+
+    def picture(self, weights: Weights, outcome: Outcome) -> torch.Tensor:
+        """Return the picture of the iteration."""
+        assert outcome.image is not None
+        return outcome.image
 
     def _contrast(self, vectors: torch.Tensor, similarities: torch.Tensor) -> torch.Tensor:
         """Return L_con of pictures, the whole one first."""
@@ -203,11 +213,6 @@ class ContrastiveStage:
         lightness = gray_to_lightness(self.gray.to(image))
         return lab_to_rgb(torch.cat([lightness, rgb_to_lab(image.clamp(0, 1))[:, 1:]], dim=1))
 
-    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decode to (1, 3, H, W), nominally [0, 1]; differentiable."""
-        decoded = decode_with_taps(self.method.vae, latents.to(self.method.dtype)).float()
-        return (decoded + 1) / 2
-
 
 @dataclass(frozen=True, eq=False)
 class ReconstructionStage:
@@ -239,6 +244,10 @@ class ReconstructionStage:
     def evaluate(self, weights: Weights, iteration: int) -> Outcome:
         """Return the loss of one noise and timestep."""
         return _denoising(self, weights, self.tokens, iteration)
+
+    def picture(self, weights: Weights, outcome: Outcome) -> torch.Tensor:
+        """Return what the network makes of the noised colored picture."""
+        return _reproduced(self, weights, self.tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,6 +283,10 @@ class EmbeddingStage:
         moved = float(torch.linalg.vector_norm(weights[_TOKENS].detach() - self.tokens.float(), dim=-1).mean())
         return Outcome(outcome.loss, {**outcome.numbers, "moved": moved})
 
+    def picture(self, weights: Weights, outcome: Outcome) -> torch.Tensor:
+        """Return what the network makes of the noised colored picture under the embedding."""
+        return _reproduced(self, self.fixed, weights[_TOKENS])
+
 
 def _denoising(
     stage: EmbeddingStage | ReconstructionStage, weights: Weights, tokens: torch.Tensor, iteration: int
@@ -287,6 +300,23 @@ def _denoising(
     output = stage.network.predict(weights, noisy, timestep, tokens)
     loss = (output - schedule.training_target(stage.latents, noise, timestep)).square().mean()
     return Outcome(loss, {"denoising": float(loss.detach()), "timestep": float(timestep)})
+
+
+def _reproduced(stage: EmbeddingStage | ReconstructionStage, weights: Weights, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the clean picture that is predicted from the noised colored one, by the same noise every time."""
+    schedule = stage.method.schedule
+    timestep = int(_PICTURE_TIME * schedule.num_train_timesteps)
+    noise = torch.randn(stage.latents.shape, generator=iteration_generator(stage.seed, "picture", 0))
+    with torch.no_grad():
+        noisy = schedule.add_noise(stage.latents, noise.to(stage.latents), timestep)
+        noise_pred = schedule.to_noise_pred(stage.network.predict(weights, noisy, timestep, tokens), noisy, timestep)
+        clean = schedule.to_original_sample(noise_pred, noisy, timestep)
+        return _decoded(stage.method, clean).clamp(0, 1)
+
+
+def _decoded(method: DiffColor, latents: torch.Tensor) -> torch.Tensor:
+    """Decode to (1, 3, H, W), nominally [0, 1]; differentiable."""
+    return (decode_with_taps(method.vae, latents.to(method.dtype)).float() + 1) / 2
 
 
 def _chroma(image: torch.Tensor) -> float:

@@ -28,7 +28,8 @@ class TuningState:
         results: tensors that finished stages left, as an `Adaptation` names them.
         kept: what later stages begin with: the tensors that stage 1 trained.
         rows: every iteration so far, of all stages.
-        thumbnails: (number of rows, picture (H, W, 3) uint8), small.
+        thumbnails: (number of rows, picture (H, W, 3) uint8), small: of stage 1's iterations; in stage 2, what the
+            network makes of the noised colored picture.
     """
 
     stage: str | None

@@ -110,8 +110,9 @@ class Tuning:
 
     @property
     def thumbnails(self) -> dict[int, np.ndarray]:
-        """Small pictures of stage 1 by the number of iterations done, (H, W, 3) uint8."""
-        return dict(self.state.thumbnails)
+        """Small pictures of stage 1 by the number of iterations done, (H, W, 3) uint8; `state` has those of stage 2."""
+        rows = self.state.rows
+        return {number: one for number, one in self.state.thumbnails if rows[number - 1]["stage"] == CONTRASTIVE}
 
     @cached_property
     def budget(self) -> Budget:
@@ -305,9 +306,11 @@ class Tuning:
             moments=moments,
             rows=(*state.rows, {**row, **outcome.numbers, "gradient": norm}),
         )
-        if outcome.image is None or state.iteration % self.plan.thumbnail_every:
+        if state.iteration % self.plan.thumbnail_every:
             return following
-        return replace(following, thumbnails=(*state.thumbnails, (following.number, _thumbnail(outcome.image))))
+        with self.method.lock:
+            picture = _thumbnail(stage.picture(weights, outcome))
+        return replace(following, thumbnails=(*state.thumbnails, (following.number, picture)))
 
     def _is_settled(self, state: TuningState) -> bool:
         """Return whether the margin of stage 1 has stopped rising."""

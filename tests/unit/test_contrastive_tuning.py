@@ -8,7 +8,13 @@ from tiny import tiny_diffcolor, tiny_picture
 
 from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError, StateError
-from colorlab.mechanisms.contrastive_tuning import contrastive_loss, directional_loss, luma_loss, split_prompts
+from colorlab.mechanisms.contrastive_tuning import (
+    ContrastiveTuning,
+    contrastive_loss,
+    directional_loss,
+    luma_loss,
+    split_prompts,
+)
 from colorlab.methods.adaptation import Adaptation
 from colorlab.settings import Settings
 from colorlab.tuning.judge import Judge, random_crops
@@ -71,6 +77,28 @@ def test_anti_color_prompts_are_parted_by_semicolons():
         split_prompts(" ; ")
     wiring = make_wiring(anti_color="a grayscale image of {}")
     assert wiring.judge.texts == ("a colorful photo of a cat", "a grayscale image of a cat")
+
+
+def test_prompts_may_hold_other_braces_and_the_context_any_case():
+    settings = Settings().with_mechanism("contrastive_tuning", anti_color="a {gray} {}; {0} {; sepia", positive="{}")
+    assert ContrastiveTuning().texts(" A Photo of a cat", settings) == ("a cat", "a {gray} a cat", "{0} {", "sepia")
+
+
+def test_a_temperature_of_nothing_is_refused():
+    with pytest.raises(RangeError, match="above 0 is expected"):
+        contrastive_loss(torch.zeros(1, 3), 0.0)
+
+
+def test_pictures_of_stage_2_follow_the_embedding_and_are_the_same_every_time():
+    stage = make_wiring().stage("embedding", {}, {})
+    weights = stage.initial()
+    outcome = stage.evaluate(weights, 0)
+    picture = stage.picture(weights, outcome)
+    assert picture.shape[:2] == (1, 3)
+    assert not picture.requires_grad
+    assert torch.equal(picture, stage.picture(weights, stage.evaluate(weights, 5)))
+    other = stage.picture({"tokens": 30 * weights["tokens"].flip(1)}, outcome)
+    assert float((other - picture).abs().max()) > 1e-3
 
 
 # What stages are made of.

@@ -273,6 +273,27 @@ def test_curves_and_thumbnails_can_be_shown_at_any_moment(tuning):
     assert tuning.thumbnails[1].dtype == np.uint8
 
 
+def test_there_are_small_pictures_of_every_stage(whole):
+    assert list(whole.thumbnails) == [1, 3], "of stage 1"
+    assert [number for number, _ in whole.state.thumbnails] == [1, 3, 4, 6, 7, 9]
+    assert len({picture.shape for _, picture in whole.state.thumbnails}) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"thumbnail_every": 0},
+        {"checkpoint_every": 0},
+        {"embedding_learning_rate": 0.0},
+        {"reconstruction_learning_rate": float("nan")},
+        {"max_grad_norm": -1.0},
+    ],
+)
+def test_plans_that_can_not_be_are_refused(change):
+    with pytest.raises(RangeError, match=next(iter(change))):
+        PRESETS["smoke"].replace(**change)
+
+
 def test_a_picture_that_does_not_follow_the_gray_one_is_warned_of(colorizer):
     plan = PRESETS["smoke"].replace(num_steps={"contrastive": 1, "embedding": 0, "reconstruction": 0})
     with pytest.warns(TuningWarning, match="does not follow the gray one"):

@@ -93,12 +93,9 @@ def _words(tuning: Tuning, state: TuningState) -> tuple[str, str]:
 
 
 def _picture(tuning: Tuning, state: TuningState) -> np.ndarray:
-    """Return the newest picture that a state knows: of stage 1, or what it made; before the first, the gray one."""
-    made = state.results.get("picture/aligned")
-    if state.thumbnails and (state.stage == CONTRASTIVE or made is None):
+    """Return the newest picture that a state knows; before the first, the gray one."""
+    if state.thumbnails:
         return state.thumbnails[-1][1]
-    if made is not None:
-        return small(made.numpy(), _THUMBNAIL_PX)
     gray = np.asarray(tuning.conditioning.gray)
     picture = np.round((gray if gray.ndim == 3 else np.stack([gray] * 3, -1)) * 255).astype(np.uint8)
     return small(picture, _THUMBNAIL_PX)
