@@ -33,7 +33,8 @@ class Manipulation:
         target_scale: wanted projection of the tokens on it; 0 to 15 is usual.
         anchor_text: the present attribute that it replaces; empty for none.
         control_text: which region is meant; empty for everything.
-        enhance: erase the anchor before the target is added.
+        enhance: erase the anchor before the target is added. The corrected local edit erases it in any case, and with
+            this twice.
         thresholds: four rising fractions of the similarity range, in [0, 1], between which the weights change.
 
     Raises:

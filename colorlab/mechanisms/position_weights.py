@@ -36,6 +36,7 @@ from colorlab.mechanisms.base import NO_PROBE, Call, Mechanism, Parameter, Phase
 from colorlab.mechanisms.global_manipulation import TextEdit, projection
 from colorlab.networks.exemplar_projection import Polarity
 from colorlab.settings import Settings
+from colorlab.shapes import check_shape
 
 __all__ = [
     "LocalEdit",
@@ -148,7 +149,18 @@ class PositionWeights(Mechanism):
 
 
 def relative_similarity(similarity: torch.Tensor) -> torch.Tensor:
-    """Return u, the place of each of (B, N, 1) between the smallest and the largest; NaN where all are equal."""
+    """Return u, the place of each similarity between the smallest and the largest.
+
+    Args:
+        similarity: (B, N, 1), m.
+
+    Returns:
+        (B, N, 1), [0, 1]; NaN where all are equal.
+
+    Raises:
+        ShapeError: `similarity` has another shape.
+    """
+    check_shape(similarity, "B N 1", "similarity")
     low, high = similarity.amin(dim=1, keepdim=True), similarity.amax(dim=1, keepdim=True)
     return (similarity - low) / (high - low)
 
@@ -165,6 +177,9 @@ def published_position_weights(
 
     Returns:
         (B, N, 1); NaN where all similarities are equal, as published.
+
+    Raises:
+        ShapeError: `similarity` has another shape.
 
     Source: tellurion-kanata/colorizeDiffusion@c9bd9fb.
     """
@@ -192,6 +207,7 @@ def corrected_position_weights(
         (B, N, 1), 0 to d.
 
     Raises:
+        ShapeError: `similarity` has another shape.
         RangeError: the thresholds do not rise strictly within [0, 1].
 
     Deviation: all 0 where all similarities are equal, 0 / 0 as published: then there is no region.

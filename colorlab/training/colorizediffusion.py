@@ -168,7 +168,7 @@ class ColorizeDiffusionRecipe:
         phrases: (D,) unit text vector of every "the color kind".
         token_map: (D, D) from patches to words, see `fit_token_map`.
         strategies: against the distribution problem.
-        start: a model folder of this recipe to go on from, by its networks.
+        start: networks to begin with instead of `unet` and `sketch_encoder`; holds `projection`.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class ColorizeDiffusionRecipe:
         return "colorizediffusion" if self._reads_patches else "colorizediffusion-cls"
 
     def trainable(self) -> nn.Module:
-        """Return L-CAD's UNet for latents alone, its words replaced by tokens, with sketch encoder and projection."""
+        """Return `start`, or L-CAD's UNet for latents alone, its words replaced by tokens, with the other networks."""
         if self.start is not None:
             return self.start
         unet = without_taps(self.unet)

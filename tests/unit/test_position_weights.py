@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from colorlab.conditioning import Manipulation
-from colorlab.errors import RangeError
+from colorlab.errors import RangeError, ShapeError
 from colorlab.mechanisms.global_manipulation import GlobalManipulation, TextEdit, projection
 from colorlab.mechanisms.position_weights import (
     PositionWeights,
@@ -79,6 +79,12 @@ def test_a_shift_below_zero_gives_no_negative_weight():
 def test_thresholds_out_of_order_are_refused():
     with pytest.raises(RangeError, match="four numbers that rise within"):
         corrected_position_weights(torch.rand(1, 4, 1), 1.0, thresholds=(0.5, 0.4, 0.6, 0.9))
+
+
+@pytest.mark.parametrize("weights", [published_position_weights, corrected_position_weights])
+def test_similarities_without_their_last_axis_are_refused(weights):
+    with pytest.raises(ShapeError, match=r"similarity has shape \(2, 9\)"):
+        weights(torch.rand(2, 9), 1.0, thresholds=THRESHOLDS)
 
 
 def test_the_corrected_edit_reaches_the_scale_inside_and_leaves_the_outside_alone(tokens, texts):
