@@ -25,15 +25,18 @@ class ReplayShelf:
     Args:
         max_bytes: budget of all readings kept. A replay reads more than was asked for (all attention sites, or all of
             one kind) as long as that fits into half of it.
+        max_replays: at most this many are kept, however small: as many as a run has steps, and some of another one. Of
+            a small model the budget alone would keep hundreds that nobody asks about again.
 
     Raises:
-        RangeError: `max_bytes` is negative.
+        RangeError: `max_bytes` is negative, or `max_replays` is.
     """
 
-    def __init__(self, max_bytes: int = 2**29) -> None:
-        if max_bytes < 0:
-            raise RangeError(f"max_bytes is {max_bytes}, but at least 0 is expected.")
+    def __init__(self, max_bytes: int = 2**29, *, max_replays: int = 24) -> None:
+        if min(max_bytes, max_replays) < 0:
+            raise RangeError(f"max_bytes is {max_bytes} and max_replays {max_replays}, but at least 0 is expected.")
         self.max_bytes = max_bytes
+        self.max_replays = max_replays
         self.num_replays = 0
         self._kept: OrderedDict[int, tuple[tuple[object, ...], Replay]] = OrderedDict()
         self._numbers = itertools.count()
@@ -85,7 +88,7 @@ class ReplayShelf:
 
     def _shrink(self) -> None:
         """Drop the replays that were not used for longest until the rest fits."""
-        while self._kept and self.num_bytes > self.max_bytes:
+        while self._kept and (self.num_bytes > self.max_bytes or len(self._kept) > self.max_replays):
             self._kept.popitem(last=False)
 
 

@@ -43,6 +43,13 @@ def disagreements():
 def resident_mb():
     pages = int(open("/proc/self/statm").read().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+def kept_mb():
+    # What is kept on purpose, within budgets.
+    from colorlab.inspection.shelf import shelf_of
+    runs = model.tree.runs
+    steps = sum(part.num_bytes for run in runs for name, part in run.cost.items() if name != "prepare")
+    sizes = {"encoded": colorizer.method.cache.num_bytes, "replays": shelf_of(colorizer.method).num_bytes}
+    return {name: size / 2**20 for name, size in {**sizes, f"{len(runs)} runs": steps}.items()}
 """
 
 
@@ -86,7 +93,9 @@ def play(lab, open_notebook, seconds, *, max_growth_mb):
     studio.wait_until(lambda: not studio.value("model.is_busy"), "the worker is idle")
     heap_mb = page.evaluate("performance.memory.usedJSHeapSize") / 2**20
     grown_mb = studio.value("resident_mb()") - before_mb
+    kept = ", ".join(f"{name} {size_mb:.0f} MB" for name, size_mb in studio.value("kept_mb()").items())
     print(f"{number} actions in {seconds:g} s, kernel grew by {grown_mb:.0f} MB, the page's heap is {heap_mb:.0f} MB")
+    print(f"kept on purpose: {kept}")
     assert notebook.errors == []
     assert [text for text in consoles if "favicon" not in text] == []
     assert studio.value("problems.getvalue()") == ""

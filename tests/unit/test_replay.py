@@ -236,6 +236,19 @@ def test_the_shelf_keeps_to_its_budget_and_drops_what_was_used_first(run):
         ReplayShelf(max_bytes=-1)
 
 
+def test_the_shelf_keeps_only_so_many_however_small_they_are(run):
+    cross = [site for site in run_sites(run) if site.kind == "attn2"]
+    shelf = ReplayShelf(max_replays=2)
+    for step in (0, 1, 2):
+        shelf.get(moment_of(run, step), cross)
+    shelf.get(moment_of(run, 1), cross)
+    assert shelf.num_replays == 3
+    shelf.get(moment_of(run, 0), cross)
+    assert shelf.num_replays == 4, "the first was dropped"
+    with pytest.raises(RangeError, match="max_replays -1"):
+        ReplayShelf(max_replays=-1)
+
+
 def test_each_model_has_one_shelf(run):
     assert shelf_of(run.method) is shelf_of(run.method)
     assert shelf_of(run.method) is not shelf_of(tiny_text_to_image())
