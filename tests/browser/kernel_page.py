@@ -61,7 +61,11 @@ class KernelPage:
                     if (message.header.msg_type === 'stream') printed += message.content.text;
                     if (message.header.msg_type === 'error') printed += message.content.traceback.join('\\n');
                 }};
+                // Held by the window: a promise that nothing holds may be collected before it is kept.
+                const asked = window.askedOfKernel ??= new Set();
+                asked.add(future);
                 await future.done;
+                asked.delete(future);
                 return printed;
             }}""",
             code,

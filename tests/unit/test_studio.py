@@ -211,6 +211,26 @@ def test_runs_are_saved_and_opened_again(studio, tmp_path, monkeypatch):
     assert np.array_equal(opened.image, studio.model.run.image)
 
 
+@pytest.mark.parametrize("tiny", [tiny_lcad, tiny_ctrlcolor, tiny_colorizediffusion])
+def test_every_slider_of_a_mechanism_has_a_place_at_its_default(tiny, picture):
+    """The page moves a slider to the nearest place, and would so change what is only looked at."""
+    studio = Studio(tiny_colorizer(tiny()), Conditioning(gray=picture, sketch=picture))
+    controls = studio.views["Mechanisms"].controls
+    sliders = [each for parts in controls.values() for each in parts.values() if hasattr(each, "step")]
+    assert len(sliders) >= 2
+    for slider in sliders:
+        place = (slider.value - slider.min) / slider.step
+        assert place == pytest.approx(round(place), abs=1e-6), slider.description
+        assert slider.step <= (slider.max - slider.min) / 99
+    before = studio.model.settings
+    for slider in sliders:
+        slider.value = np.nextafter(slider.value, slider.min)
+    assert studio.model.settings is before, "what the page sends back differs in the last digit"
+    sliders[0].value = slider.min if (slider := sliders[0]).value > slider.min else slider.max
+    assert studio.model.settings != before
+    studio.close()
+
+
 def test_live_mode_shows_a_preview_and_then_the_full_run(studio):
     studio.given.colorize.click()
     first = done(studio).run

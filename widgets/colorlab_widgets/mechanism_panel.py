@@ -5,9 +5,10 @@ It knows no mechanism by name. Exhibits are shown by their kind: `register_exhib
 """
 
 import html
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import ipywidgets
 import numpy as np
@@ -172,9 +173,8 @@ class MechanismPanel(View):
         elif isinstance(parameter.default, (str, tuple)):
             control = ipywidgets.Text(description=label, continuous_update=False)
         else:
-            step = (parameter.high - parameter.low) / 200
             control = ipywidgets.FloatSlider(
-                description=label, min=parameter.low, max=parameter.high, step=step, readout_format=".3g"
+                description=label, min=parameter.low, max=parameter.high, step=_step(parameter), readout_format=".3g"
             )
         if not isinstance(control, ipywidgets.Checkbox):
             control.style.description_width = "130px"
@@ -187,7 +187,10 @@ class MechanismPanel(View):
 
     def _set(self, mechanism: Mechanism, parameter: Parameter, shown: Any) -> None:
         """Put what a control shows into the settings."""
-        if self._is_writing:
+        current = mechanism.in_force(self.model.settings)[parameter.name]
+        # A page that draws a slider sends its place back, which differs from the value in the last digit.
+        is_echo = isinstance(shown, float) and math.isclose(shown, cast(float, current), rel_tol=1e-9)
+        if self._is_writing or is_echo:
             return
         try:
             self.model.set_mechanism(mechanism.name, **{parameter.name: _read(parameter, shown)})
@@ -262,6 +265,17 @@ class MechanismPanel(View):
         """Stop following the model, and let the exhibits go."""
         self._found = {}
         super().close()
+
+
+def _step(parameter: Parameter) -> float:
+    """Return a step for a slider, 1/100 of the range or finer, so that the default is one of its places.
+
+    A page moves a slider to the nearest place when it is drawn: looking at it would change what is set.
+    """
+    span, default = parameter.high - parameter.low, cast(float, parameter.default)
+    coarsest = 10.0 ** math.floor(math.log10(span / 100))
+    steps = [coarsest / part for part in (1, 2, 5, 10, 20, 50, 100, 1000, 10_000)]
+    return next((step for step in steps if abs(math.remainder(default - parameter.low, step)) < 1e-6 * step), steps[-1])
 
 
 def _read(parameter: Parameter, shown: Any) -> Value:
