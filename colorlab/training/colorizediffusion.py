@@ -244,7 +244,8 @@ class ColorizeDiffusionRecipe:
             "scheduler": self.schedule,
         }
         told = {**card, "strategies": asdict(self.strategies)}
-        shared = SHARED | ({LINE_ENCODER: LINE_ENCODER} if (folder / LINE_ENCODER).is_dir() else {})
+        lines = LINE_ENCODER if self._reads_patches else f"../colorizediffusion/{LINE_ENCODER}"
+        shared = SHARED | ({LINE_ENCODER: lines} if (folder / lines).is_dir() else {})
         export_model(folder, method="colorizediffusion", own=own, shared=shared, settings={}, card=told)
 
     def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:
