@@ -120,14 +120,13 @@ def act(studio, dice):
         count = controls.count()
         if count:
             control = controls.nth(dice.randrange(count))
-            name = f"{control.get_attribute('title') or ''} {control.text_content(timeout=500) or ''}"
-            if not any(word in name for word in FORBIDDEN):
-                attempt(lambda: control.click(timeout=500))
+            attempt(lambda: click_if_allowed(control))
     elif kind < 0.8:
         stages = page.locator(".colorlab-whole .colorlab-picture:visible, .colorlab-whole .colorlab-pointer:visible")
         count = stages.count()
         if count:
-            box = stages.nth(dice.randrange(count)).bounding_box()
+            stage = stages.nth(dice.randrange(count))
+            box = attempt(lambda: stage.bounding_box(timeout=500))
             if box is not None:
                 points = [
                     (box["x"] + dice.random() * box["width"], box["y"] + dice.random() * box["height"]) for _ in "ab"
@@ -145,12 +144,20 @@ def act(studio, dice):
         attempt(lambda: slider.press(dice.choice(["ArrowLeft", "ArrowRight", "Home", "End"]), timeout=500))
 
 
+def click_if_allowed(control):
+    """Click a control, unless it opens windows of the system or writes files."""
+    name = f"{control.get_attribute('title', timeout=500) or ''} {control.text_content(timeout=500) or ''}"
+    if not any(word in name for word in FORBIDDEN):
+        control.click(timeout=500)
+
+
 def attempt(action):
-    """Do what may have become impossible in between: a control that went away, or is covered."""
+    """Do what may have become impossible in between: a control that went away, or is covered. None if it has."""
     from playwright.sync_api import Error
 
     try:
-        action()
+        return action()
     except Error as problem:
         if not any(word in str(problem) for word in ("Timeout", "detached", "disabled")):
             raise
+        return None
