@@ -53,7 +53,6 @@ def kept_mb():
 """
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_minute_of_random_use(lab, open_notebook):
     play(lab, open_notebook, float(os.environ.get("COLORLAB_MONKEY_S", "60")), max_growth_mb=300)

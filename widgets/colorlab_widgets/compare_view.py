@@ -8,7 +8,7 @@ from colorlab.runs.run import Run
 from colorlab.runs.tree import compare
 from colorlab_widgets.page import Compare
 from colorlab_widgets.pictures import as_colors, encode_png
-from colorlab_widgets.view import View, caption, row
+from colorlab_widgets.view import View, caption, row, tell_label
 from colorlab_widgets.view_model import ViewModel
 
 __all__ = ["CompareView"]
@@ -33,6 +33,8 @@ class CompareView(View):
         self.second = ipywidgets.Dropdown(
             description="right", layout=choice, tooltip="The run on the right of the line"
         )
+        tell_label(self.first)
+        tell_label(self.second)
         self.is_map_shown = ipywidgets.Checkbox(
             description="Delta E map", indent=False, layout=ipywidgets.Layout(width="130px")
         )

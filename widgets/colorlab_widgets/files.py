@@ -8,7 +8,7 @@ import numpy as np
 from colorlab.errors import ColorlabError
 from colorlab_widgets.page import Picture
 from colorlab_widgets.pictures import open_upload
-from colorlab_widgets.view import View, button, caption, heading, row
+from colorlab_widgets.view import View, button, caption, heading, row, tell_label
 from colorlab_widgets.view_model import ViewModel, in_words
 
 __all__ = ["FilePanel"]
@@ -35,6 +35,7 @@ class FilePanel(View):
         self.exemplar = Picture(description="The exemplar: its colors are borrowed", max_height_px=180)
         self.name = ipywidgets.Text("picture", description="name", layout=ipywidgets.Layout(width="260px"))
         self.name.tooltip = "Of the file, beside the notebook, without its ending"
+        tell_label(self.name)
         self.save = button(
             "Save runs", "Write all runs into NAME.colorlab; colorlab.open reads them back", self._save, "save"
         )

@@ -7,7 +7,7 @@ import ipywidgets
 
 from colorlab.errors import ColorlabError
 from colorlab.settings import SOLVER_NAMES
-from colorlab_widgets.view import View, button, row
+from colorlab_widgets.view import View, button, row, tell_label
 from colorlab_widgets.view_model import ViewModel, in_words
 
 __all__ = ["GivenView"]
@@ -93,6 +93,8 @@ def _dress(control: Any, label: str, label_px: int, width_px: int, tooltip: str)
     control.description, control.tooltip = label, tooltip
     control.style.description_width = f"{label_px}px"
     control.layout.width = f"{width_px}px"
+    if isinstance(control, ipywidgets.Dropdown):
+        tell_label(control)
 
 
 def _text(label: str, placeholder: str, tooltip: str, basis: str) -> ipywidgets.Text:
@@ -101,4 +103,5 @@ def _text(label: str, placeholder: str, tooltip: str, basis: str) -> ipywidgets.
     made = ipywidgets.Text(description=label, placeholder=placeholder, continuous_update=False, layout=layout)
     made.tooltip = f"{tooltip}; Enter to take it"
     made.style.description_width = "52px"
+    tell_label(made)
     return made

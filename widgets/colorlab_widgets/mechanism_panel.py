@@ -19,7 +19,7 @@ from colorlab.mechanisms.base import SWITCH, Mechanism, Parameter, Value
 from colorlab.runs.run import Run
 from colorlab_widgets.page import Chips, Gallery, Picture
 from colorlab_widgets.pictures import as_colors, encode_png
-from colorlab_widgets.view import View, caption
+from colorlab_widgets.view import View, caption, tell_label
 from colorlab_widgets.view_model import ViewModel, in_words
 
 __all__ = ["MechanismPanel", "Shown", "register_exhibit_view", "register_exhibits"]
@@ -182,6 +182,8 @@ class MechanismPanel(View):
         is_number = isinstance(control, ipywidgets.FloatSlider)
         bounds = f" {parameter.low:g} to {parameter.high:g}{' ' if parameter.unit else ''}{parameter.unit}." * is_number
         control.tooltip = f"{mechanism.name.replace('_', ' ')}, {label}: {parameter.doc}{bounds}"
+        if isinstance(control, (ipywidgets.Dropdown, ipywidgets.Text)):
+            tell_label(control)
         control.observe(lambda change: self._set(mechanism, parameter, change.new), "value")
         return control
 

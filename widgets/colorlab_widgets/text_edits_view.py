@@ -17,7 +17,7 @@ from colorlab.sketches import invert_sketch, is_inverted
 from colorlab_widgets.page import Bars, Chips
 from colorlab_widgets.pictures import encode_png
 from colorlab_widgets.position_matrix import PositionMatrix
-from colorlab_widgets.view import View, button, caption, row
+from colorlab_widgets.view import View, button, caption, row, tell_label
 from colorlab_widgets.view_model import ViewModel, in_words
 
 __all__ = ["TextEditsView"]
@@ -96,6 +96,7 @@ class TextEditsView(View):
                 description=label, placeholder=placeholder, continuous_update=False, layout={"width": "230px"}
             )
             field.tooltip, field.style.description_width = f"{tooltip}; Enter to take it", "44px"
+            tell_label(field)
             field.observe(self._put(name), "value")
             self.texts[name] = field
         self.scale = ipywidgets.FloatSlider(

@@ -17,7 +17,7 @@ from colorlab_widgets.tuning_charts import (
     duration,
 )
 from colorlab_widgets.tuning_model import TuningModel
-from colorlab_widgets.view import View, button, caption, heading, row
+from colorlab_widgets.view import View, button, caption, heading, row, tell_label
 from colorlab_widgets.view_model import ViewModel, in_words
 
 __all__ = ["TuningView"]
@@ -88,6 +88,7 @@ class TuningView(View):
         )
         self.preset.style.description_width = "50px"
         self.preset.tooltip = "How long each of the three stages goes"
+        tell_label(self.preset)
         self.eta = ipywidgets.FloatSlider(
             min=0.0, max=1.5, step=0.05, description="eta", continuous_update=False, readout_format=".2f"
         )
@@ -324,4 +325,5 @@ def _text(label: str, placeholder: str, tooltip: str) -> ipywidgets.Text:
     layout = ipywidgets.Layout(flex="1 1 240px", width="auto")
     made = ipywidgets.Text(description=label, placeholder=placeholder, continuous_update=False, layout=layout)
     made.tooltip, made.style.description_width = f"{tooltip}; Enter to take it", "50px"
+    tell_label(made)
     return made

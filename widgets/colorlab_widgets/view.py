@@ -1,5 +1,6 @@
 """View: what all views of a view-model share."""
 
+import html
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,7 +9,7 @@ import traitlets
 
 from colorlab_widgets.view_model import ViewModel
 
-__all__ = ["View", "button", "caption", "close_parts", "heading", "row"]
+__all__ = ["View", "button", "caption", "close_parts", "heading", "row", "tell_label"]
 
 
 class View(ipywidgets.VBox):
@@ -115,3 +116,16 @@ def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
     made = ipywidgets.HBox(children, layout=ipywidgets.Layout(flex_flow="row wrap", align_items="center"))
     made.add_class("colorlab-controls")
     return made
+
+
+def tell_label(control: Any) -> None:
+    """Put the tooltip of a text field or a choice on the words before it.
+
+    ipywidgets shows the tooltip of these two kinds only where there are no words before them.
+
+    Args:
+        control: with a description, as plain text, and a tooltip.
+    """
+    words, tooltip = html.escape(control.description), html.escape(control.tooltip)
+    control.description_allow_html = True
+    control.description = f'<span title="{tooltip}">{words}</span>'

@@ -24,6 +24,7 @@ from ipywidgets import (
 )
 
 from colorlab_widgets.painter.colors import Color, color_to_hex
+from colorlab_widgets.view import tell_label
 
 __all__ = ["KEYS", "TOOLS", "Controls", "Swatches", "help_card"]
 
@@ -199,6 +200,8 @@ class Controls:
             tooltip="Name of the next lasso mask: the words of the object. Of a name that exists, the mask grows",
         )  # fmt: skip
         self.masks = Dropdown(options=[], description="Masks", layout=Layout(width="220px"), tooltip="Named masks")
+        tell_label(self.mask_name)
+        tell_label(self.masks)
         self.remove_mask = _button("Remove", "trash", "Remove the mask that is named beside this")
         self.upload = FileUpload(
             accept=".json,.png", description="Open", layout=Layout(width="auto"),

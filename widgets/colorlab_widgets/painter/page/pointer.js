@@ -50,6 +50,12 @@ class PointerSheet {
     on("keydown", this.keydown);
     on("keyup", this.keyup);
     on("contextmenu", (event) => event.preventDefault());
+    // The canvas below takes the focus and keeps every key, Tab too: whoever comes to it by keyboard is brought here.
+    document.addEventListener("focusin", ({ target }) => {
+      if (target.tagName !== "CANVAS" || target.parentElement !== this.el.parentElement) return;
+      target.tabIndex = -1;
+      this.el.focus({ preventScroll: true });
+    }, { signal });
     watchPixelRatio((ratio) => {
       if (this.model.get("pixel_ratio") !== ratio) this.put("pixel_ratio", ratio);
       this.redraw();
