@@ -60,7 +60,7 @@ docs/figures/clip.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/clip --
 # It times pictures, too: with nothing beside it, as those of speed.
 docs/figures/ctrlcolor.md: docs/figures/inspection.md ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/ctrlcolor --scenes 200 > $@
 docs/figures/flicker.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/ctrlcolor --clips 8 > $@
-docs/figures/colorizediffusion.md: ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/colorizediffusion --scenes 200 > $@
+docs/figures/colorizediffusion.md: ; @mkdir -p $(@D) && for model in colorizediffusion colorizediffusion-cls; do $(RUN) colorlab evaluate mini/$$model --scenes 200; echo; done > $@
 # Not among those of `make figures`: it tunes on every picture, which takes more than an hour.
 docs/figures/diffcolor.md: $(TEST_STAMP) ; @mkdir -p $(@D) && $(RUN) colorlab evaluate mini/diffcolor --scenes 30 --images "$(PHOTOS)" --limit 20 > $@
 docs/figures/ablations.md: ; @mkdir -p $(@D) && for model in lcad ctrlcolor colorizediffusion; do $(RUN) colorlab ablate mini/$$model; echo; done > $@
