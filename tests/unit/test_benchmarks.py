@@ -85,7 +85,7 @@ def test_a_bound_above_the_target_misses_it(bench):
     assert str(bench.Row("what", [20.0] * 5, 30, "ms")) == "| what | 20.0 ms | 20.0 ms | at most 30.0 ms | reached |"
 
 
-def test_shares_of_provenance_are_those_of_the_study_at_each_place():
+def test_shares_of_provenance_are_projections_summed_over_each_place():
     bench = script("provenance")
     mask = np.zeros((40, 56), dtype=bool)
     mask[:20, :20] = True
@@ -94,9 +94,14 @@ def test_shares_of_provenance_are_those_of_the_study_at_each_place():
         # Tiny models move colors little.
         patch.setattr("colorlab.inspection.shares.LEAST_DIRECTION", 1e-3)
         found = bench.shares(bench.Case(run, bench.Removal(words=["car"]), 0, mask))
-        for place, share in zip((mask, ~mask), found, strict=True):
-            expected = run.study.provenance(words=["car"], region=place, progress=False).array[0]
-            assert share == pytest.approx(expected, abs=1e-4)
+    study = bench.plan_provenance(run, bench.Removal(words=["car"]))
+    study.finish(progress=False)
+    without = {len(part.removed): part.ab.double() for part in study.parts if 0 in part.removed}
+    final = bench.decode_chroma(run.method, run.segment_at(run.num_steps), run.state.latents).flatten(1).double()
+    together = final - without[max(without)]
+    for place, share in zip((mask.ravel(), ~mask.ravel()), found, strict=True):
+        along = ((final - without[1]) * together)[:, place].sum()
+        assert share == pytest.approx(float(along / together[:, place].square().sum()), abs=1e-4)
     rows = bench.rows_of("words", np.array([[0.8, 0.1], [0.5, 0.6], [np.nan, 0.2]]))
     assert [row.num for row in rows] == [2] * 4
     assert [row.value for row in rows] == pytest.approx([65, 35, 30, 50])
