@@ -167,6 +167,8 @@ class Mechanism(ABC):
 
     name: ClassVar[str]
     phase: ClassVar[Phase]
+    is_refinement: ClassVar[bool] = False
+    """Whether it asks the networks once more in a step and changes little, so that quick previews leave it out."""
     parameters: tuple[Parameter, ...] = ()
 
     @property

@@ -58,6 +58,7 @@ class SelfAttentionGuidance(Mechanism):
 
     name = "self_attention_guidance"
     phase: ClassVar[Phase] = "guide"
+    is_refinement = True
     parameters = (
         Parameter("sag_scale", 0.05, high=2.0, doc="How far to go; 0 is off."),
         Parameter("min_timestep", 600.0, high=1000.0, unit="timesteps", doc="It acts above this timestep."),

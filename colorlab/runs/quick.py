@@ -18,8 +18,6 @@ from colorlab.shapes import check_range
 
 __all__ = ["quick_preview"]
 
-_REFINEMENTS = ("self_attention_guidance",)
-
 
 def quick_preview(
     run: Run, conditioning: Conditioning, settings: Settings, *, num_steps: int = 4, start: float = 0.2
@@ -80,6 +78,6 @@ def _without_refinements(method: Method, settings: Settings, before: Settings) -
     """Switch off what costs more calls than it changes, where it is as it was before."""
     for mechanism in method.mechanisms:
         is_changed = mechanism.in_force(settings) != mechanism.in_force(before)
-        if mechanism.name in _REFINEMENTS and mechanism.is_on(settings) and not is_changed:
+        if mechanism.is_refinement and mechanism.is_on(settings) and not is_changed:
             settings = settings.with_mechanism(mechanism.name, is_on=False)
     return settings
