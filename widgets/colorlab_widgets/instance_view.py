@@ -12,9 +12,9 @@ from colorlab.methods.phrases import object_phrases, pair_masks
 from colorlab.segmentation import AttentionSegmenter, RegionSegmenter, Segmenter, propose_masks
 from colorlab_widgets.page import Chips, Gallery, Picture
 from colorlab_widgets.painter.canvas import MASK_COLORS
-from colorlab_widgets.pictures import as_colors, small
+from colorlab_widgets.pictures import as_colors, as_shown, small
 from colorlab_widgets.view import View, button, caption, row
-from colorlab_widgets.view_model import ViewModel, as_shown, in_words
+from colorlab_widgets.view_model import ViewModel, in_words
 
 __all__ = ["InstanceView"]
 

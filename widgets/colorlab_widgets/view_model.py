@@ -26,7 +26,7 @@ from colorlab_widgets.old_runs import prune_oldest
 from colorlab_widgets.pictures import as_shown
 from colorlab_widgets.worker import Worker
 
-__all__ = ["LOOK", "LOOK_AHEAD", "RUN", "ViewModel", "as_shown", "in_words"]
+__all__ = ["LOOK", "LOOK_AHEAD", "RUN", "ViewModel", "in_words"]
 
 RUN = "run"
 """The kind of job that samples; `ViewModel.is_running` tells whether there is one."""

@@ -6,7 +6,8 @@ from traitlets import link
 
 from colorlab_widgets.painter.drawing import Drawing
 from colorlab_widgets.painter.state import PainterState
-from colorlab_widgets.view_model import ViewModel, as_shown
+from colorlab_widgets.pictures import as_shown
+from colorlab_widgets.view_model import ViewModel
 
 __all__ = ["ModelLink"]
 

@@ -21,8 +21,9 @@ from colorlab_widgets.painter.model_link import ModelLink
 from colorlab_widgets.painter.pointer import PointerLayer
 from colorlab_widgets.painter.state import FIRST_COLOR, PainterState
 from colorlab_widgets.painter.wheel import ChromaWheel
+from colorlab_widgets.pictures import as_shown
 from colorlab_widgets.view import close_parts
-from colorlab_widgets.view_model import ViewModel, as_shown
+from colorlab_widgets.view_model import ViewModel
 
 __all__ = ["StrokePainter"]
 
