@@ -32,6 +32,7 @@ from colorlab.mechanisms.base import Mechanism
 from colorlab.methods.adaptation import Adaptation
 from colorlab.methods.cache import FieldCache, tensor_bytes
 from colorlab.methods.text import EncodedText, encode_text
+from colorlab.networks.luminance import decode_with_taps
 from colorlab.sampling.schedules import NoiseSchedule, SolverName, TimestepSpacing
 from colorlab.sampling.solvers import find_solver
 from colorlab.settings import Settings
@@ -298,6 +299,12 @@ class Method(ABC):
         shift = self.vae.config.shift_factor or 0.0
         scaled: torch.Tensor = (latents - shift) * self.vae.config.scaling_factor
         return scaled
+
+    def decode_latents(self, latents: torch.Tensor, taps: Any = None, gains: Any = None) -> torch.Tensor:
+        """Decode scaled latents to (B, 3, H, W) in [0, 1] on the CPU; taps and gains as for `decode_with_taps`."""
+        self.network_calls["vae"] += 1
+        decoded = decode_with_taps(self.vae, latents.to(self.device, self.dtype), taps, gains=gains)
+        return (decoded.float().cpu().clamp(-1, 1) + 1) / 2
 
     def prepare_anew(self, conditioning: Conditioning, settings: Settings) -> Prepared:
         """Encode everything once more, as `prepare` does, whatever was encoded before; the cache stays as it was.

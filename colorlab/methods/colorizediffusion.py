@@ -35,7 +35,6 @@ from colorlab.mechanisms.published_sketches import place_sketch
 from colorlab.methods.base import Finish, gray_image
 from colorlab.methods.colorizediffusion_inputs import ColorizeDiffusionInputs, PreparedColorizeDiffusion
 from colorlab.networks.attention_bank import lent_attention, self_attention_inputs
-from colorlab.networks.luminance import decode_with_taps
 from colorlab.networks.sketch_encoder import injected_hints
 from colorlab.sampling.noise import named_noise
 from colorlab.settings import Settings
@@ -168,10 +167,7 @@ class ColorizeDiffusion(ColorizeDiffusionInputs):
     def decode(self, latents: torch.Tensor, prepared: PreparedColorizeDiffusion, settings: Settings) -> torch.Tensor:
         """Decode with the autoencoder, with the sketch's lines inside it where the model reads them."""
         gains = self.lines.gains(len(prepared.taps), settings)
-        taps = None if gains is None else prepared.taps
-        self.network_calls["vae"] += 1
-        decoded = decode_with_taps(self.vae, latents.to(self.device, self.dtype), taps, gains=gains)
-        return (decoded.float().cpu().clamp(-1, 1) + 1) / 2
+        return self.decode_latents(latents, None if gains is None else prepared.taps, gains)
 
     def finish_image(self, decoded: torch.Tensor, conditioning: Conditioning, settings: Settings) -> torch.Tensor:
         """Bring the picture to the input's size; keep the lightness of a gray picture where there is one.

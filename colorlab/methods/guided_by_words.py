@@ -11,7 +11,6 @@ import torch
 
 from colorlab.mechanisms.classifier_free_guidance import ClassifierFreeGuidance
 from colorlab.methods.base import Method, Prepared
-from colorlab.networks.luminance import decode_with_taps
 from colorlab.settings import Settings
 
 __all__ = ["GuidedByWords", "PreparedWords"]
@@ -52,6 +51,4 @@ class GuidedByWords(Method):
 
     def decode(self, latents: torch.Tensor, prepared: PreparedWords, settings: Settings) -> torch.Tensor:
         """Decode with the plain decoder."""
-        self.network_calls["vae"] += 1
-        decoded = decode_with_taps(self.vae, latents.to(self.device, self.dtype))
-        return (decoded.float().cpu().clamp(-1, 1) + 1) / 2
+        return self.decode_latents(latents)

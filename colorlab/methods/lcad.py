@@ -16,7 +16,7 @@ Deviation: the luminance is encoded once, not at every step; the input's lightne
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -32,7 +32,7 @@ from colorlab.mechanisms.stale_attention import StaleAttention
 from colorlab.methods.base import Finish, Method, Prepared, gray_image
 from colorlab.methods.phrases import pair_masks, phrase_mask_arrays
 from colorlab.networks.kept_scores import keep_scores
-from colorlab.networks.luminance import decode_with_taps, lightness_hint
+from colorlab.networks.luminance import lightness_hint
 from colorlab.networks.patching import patched
 from colorlab.settings import Settings
 
@@ -178,7 +178,4 @@ class Lcad(Method):
     def decode(self, latents: torch.Tensor, prepared: PreparedLcad, settings: Settings) -> torch.Tensor:
         """Decode with the luminance taps inside the decoder."""
         gains = self.luminance.gains(len(prepared.taps), settings)
-        taps: Any = None if gains is None else prepared.taps
-        self.network_calls["vae"] += 1
-        decoded = decode_with_taps(self.vae, latents.to(self.device, self.dtype), taps, gains=gains)
-        return (decoded.float().cpu().clamp(-1, 1) + 1) / 2
+        return self.decode_latents(latents, None if gains is None else prepared.taps, gains)

@@ -28,7 +28,7 @@ from colorlab.training.latents import EncodedPictures
 from colorlab.training.pixels import Pictures
 from colorlab.training.prior import SHARED
 from colorlab.training.scenes import TEST_SEEDS, caption, make_scene
-from colorlab.training.vae import picture_loss
+from colorlab.training.vae import picture_loss, slightly_noisy_latents
 
 LATENT_NOISE = 0.1
 """Largest standard deviation of the noise put on scaled latents in stage 1, so that the decoder leans on the picture's
@@ -67,10 +67,7 @@ class LuminanceRecipe:
         vae = self.vae.to(device)
         image = self.pictures.draw(batch_size, self.crop_px, generator).images.to(device)
         image = image.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            latents = vae.encode(image * 2 - 1).latent_dist.mean * vae.config.scaling_factor
-        spread = LATENT_NOISE * torch.rand(batch_size, 1, 1, 1, generator=generator)
-        latents = latents + (spread * torch.randn(latents.shape, generator=generator)).to(device)
+        latents = slightly_noisy_latents(vae, image * 2 - 1, generator, most_noise=LATENT_NOISE)
         predicted = decode_with_taps(vae, latents, module(lightness_hint(image)))
         loss, chroma = picture_loss(predicted, image * 2 - 1, luma_weight=LUMA_WEIGHT)
         return loss, {

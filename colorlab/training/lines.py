@@ -26,7 +26,7 @@ from colorlab.training.grids import picture_grid
 from colorlab.training.initialization import fresh_tap_encoder
 from colorlab.training.latents import picture_at
 from colorlab.training.pixels import Pictures
-from colorlab.training.vae import picture_loss
+from colorlab.training.vae import picture_loss, slightly_noisy_latents
 
 __all__ = ["LineRecipe"]
 
@@ -66,10 +66,7 @@ class LineRecipe:
         vae = self.vae.to(device)
         image, lines = self._crops(draw_rows(self.sketched, batch_size, generator), generator)
         image, lines = (part.to(device).contiguous(memory_format=torch.channels_last) for part in (image, lines))
-        with torch.no_grad():
-            latents = vae.encode(image).latent_dist.mean * vae.config.scaling_factor
-        spread = LATENT_NOISE * torch.rand(batch_size, 1, 1, 1, generator=generator)
-        latents = latents + (spread * torch.randn(latents.shape, generator=generator)).to(device)
+        latents = slightly_noisy_latents(vae, image, generator, most_noise=LATENT_NOISE)
         predicted = decode_with_taps(vae, latents, module(lines))
         loss, _ = picture_loss(predicted, image)
         return loss, {"mse": float((predicted - image).detach().square().mean())}

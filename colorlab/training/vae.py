@@ -64,6 +64,28 @@ def picture_loss(
     return loss + CHROMA_WEIGHT * (chroma.abs().mean() + 2 * chroma_squared), chroma_squared
 
 
+@torch.no_grad()
+def slightly_noisy_latents(
+    vae: AutoencoderKL, image: torch.Tensor, generator: torch.Generator, *, most_noise: float
+) -> torch.Tensor:
+    """Encode pictures into latents that are slightly wrong, as a diffusion model's are.
+
+    Args:
+        vae: frozen autoencoder.
+        image: (B, 3, H, W) float, [-1, 1].
+        generator: random source.
+        most_noise: largest standard deviation of the noise; each picture draws its own below it.
+
+    Returns:
+        (B, C, h, w), scaled.
+    """
+    latents = vae.encode(image).latent_dist.mean * vae.config.scaling_factor
+    spread = most_noise * torch.rand(len(image), 1, 1, 1, generator=generator)
+    noise = spread * torch.randn(latents.shape, generator=generator)
+    noisy: torch.Tensor = latents + noise.to(latents.device)
+    return noisy
+
+
 @dataclass
 class VaeRecipe:
     """Train the autoencoder on crops.
