@@ -13,7 +13,7 @@ Source: ColorizeDiffusion, arXiv 2401.01456; tellurion-kanata/colorizeDiffusion@
 Deviation (ours, for few samples): begins from L-CAD (`sketched_unet`) and from a sketch encoder that was taught what
     L-CAD's UNet sees of a gray picture, the CLS model from the trained Attention model; predicts v; some sketches are
     dropped, so that guidance by the sketch has a model of "no sketch"; cells of an object are told which patches of the
-    exemplar show it (`grounding`).
+    exemplar show it (`grounding`); some exemplars of the Attention model are edited by text (`edited_exemplars`).
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,9 @@ from colorlab.networks.exemplar_projection import ExemplarProjection
 from colorlab.networks.libraries import UNet2DConditionModel
 from colorlab.networks.sketch_encoder import NO_SKETCH, SketchEncoder, sketch_pixels
 from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.training.corpus import NO_THING
 from colorlab.training.denoising import draw_timesteps, export_model, object_weighted_mean
+from colorlab.training.edited_exemplars import EditedExemplars
 from colorlab.training.exemplars import ExemplarKind, SketchedPictures
 from colorlab.training.grids import picture_grid, run_pictures
 from colorlab.training.grounding import NUM_THINGS, AttentionReader, grounding_loss
@@ -40,7 +42,6 @@ from colorlab.training.latents import EncodedPictures
 from colorlab.training.scenes import TEST_SEEDS, exemplar_scene, make_scene, sketch
 from colorlab.training.sketched_unet import SketchedUnet, mini_sketch_encoder, read_tokens_as_words, without_taps
 from colorlab.training.token_strategies import TokenNoise, drop_tokens, noisy_tokens, shuffle_tokens
-from colorlab.training.token_words import named_patches
 
 __all__ = ["SHARED", "ColorizeDiffusionRecipe", "SketchRecipe", "Strategies"]
 
@@ -58,6 +59,8 @@ SKETCH_DROP_RATE = 0.05
 """How often there is no sketch. Ours."""
 GROUNDING_WEIGHT = 0.3
 """Weight of `grounding_loss`. Ours."""
+EDIT_SHARE = 0.25
+"""Share of edited exemplars in a batch of the Attention model. Ours."""
 MIN_VARIANCE = 1e-6
 """Least variance of what the first hint is compared with. Ours; that of a trained UNet is above it by far."""
 
@@ -165,7 +168,7 @@ class ColorizeDiffusionRecipe:
         unet: of L-CAD, to begin with.
         sketch_encoder: of stage 1, to begin with.
         projection: of the exemplar's tokens, which says what the model reads.
-        phrases: (D,) unit text vector of every "the color kind".
+        edited: makes exemplars that are edited by text, read by the Attention model.
         token_map: (D, D) from patches to words, see `fit_token_map`.
         strategies: against the distribution problem.
         start: networks to begin with instead of `unet` and `sketch_encoder`; holds `projection`.
@@ -180,14 +183,14 @@ class ColorizeDiffusionRecipe:
         unet: UNet2DConditionModel,
         sketch_encoder: SketchEncoder,
         projection: ExemplarProjection,
-        phrases: Mapping[tuple[str, str], torch.Tensor],
+        edited: EditedExemplars,
         token_map: torch.Tensor,
         strategies: Strategies,
         start: SketchedUnet | None = None,
     ) -> None:
         self.encoded, self.sketched, self.schedule = encoded, sketched, schedule
         self.unet, self.sketch_encoder, self.projection = unet, sketch_encoder, projection
-        self.phrases, self.token_map, self.strategies, self.start = phrases, token_map, strategies, start
+        self.edited, self.token_map, self.strategies, self.start = edited, token_map, strategies, start
 
     @property
     def name(self) -> str:
@@ -216,8 +219,8 @@ class ColorizeDiffusionRecipe:
         target = self.schedule.training_target(latents, noise, timesteps)
         cells = self.encoded.object_cells(indices).to(device)
         pixels = self._drop_sketches(pixels_of(self.sketched, rows), generator).to(device)
-        given = torch.from_numpy(self.sketched.tokens[rows.numpy()]).float().to(device)
-        tokens = self._prepare_tokens(module.projection(given), timesteps, generator)
+        given, owners = self._exemplars(rows, generator)
+        tokens, owners = self._prepare_tokens(module.projection(given.to(device)), owners, timesteps, generator)
 
         with AttentionReader(module.unet, noisy.shape) as reader:
             predicted = module(noisy, timesteps, pixels, tokens)
@@ -226,7 +229,7 @@ class ColorizeDiffusionRecipe:
         early = timesteps > self.schedule.num_train_timesteps // 2
         numbers = {"mse": float(squared.detach().mean()), "mse_early": float(squared.detach()[early].mean())}
         if self._reads_patches:
-            named = self._named(tokens.detach().cpu(), indices)
+            named = owners[:, None] == torch.arange(NUM_THINGS)[:, None]
             grounding = grounding_loss(reader.probabilities(), named, self.encoded.patches(indices))
             loss = loss + GROUNDING_WEIGHT * grounding
             numbers["grounding"] = float(grounding.detach())
@@ -265,34 +268,35 @@ class ColorizeDiffusionRecipe:
         """Whether the model reads the exemplar's patches."""
         return bool(self.projection.config.reads == "local")
 
+    def _exemplars(self, rows: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return tokens (B, 1 + N, D) of the exemplars and the owners (B, N) of their patches; the last are edited."""
+        tokens = torch.from_numpy(self.sketched.tokens[rows.numpy()]).float()
+        owners = torch.from_numpy(self.sketched.owners[rows.numpy()]).long()
+        num_photographs = len(self.encoded.pictures.photographs)
+        for row in range(len(rows) - round(len(rows) * EDIT_SHARE) if self._reads_patches else len(rows), len(rows)):
+            number = int(self.sketched.indices[rows[row]]) - num_photographs
+            tokens[row], owners[row] = self.edited.draw(number, generator)
+        return tokens, owners
+
     def _prepare_tokens(
-        self, tokens: torch.Tensor, timesteps: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
-        """Shuffle, make noisy and drop, as far as the strategies ask for it."""
+        self, tokens: torch.Tensor, owners: torch.Tensor, timesteps: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Shuffle, make noisy and drop, as far as the strategies ask for it; return tokens and owners (B, N)."""
         wanted = self.strategies
         if wanted.shuffles_tokens:
-            tokens = shuffle_tokens(tokens, torch.randperm(tokens.shape[1], generator=generator).to(tokens.device))
+            order = torch.randperm(tokens.shape[1], generator=generator)
+            tokens, owners = shuffle_tokens(tokens, order.to(tokens.device)), owners[:, order]
         if wanted.token_noise != "none":
             noise = torch.randn(tokens.shape, generator=generator).to(tokens)
             shared = torch.randn(len(tokens), generator=generator).to(tokens)
             tokens = noisy_tokens(tokens, noise, timesteps, self.schedule, version=wanted.token_noise, shared=shared)
         kept = torch.rand(len(tokens), generator=generator) >= wanted.drop_rate
-        return drop_tokens(tokens, kept.to(tokens))
+        return drop_tokens(tokens, kept.to(tokens)), owners.where(kept[:, None], NO_THING)
 
     def _drop_sketches(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Replace a few sketches by blank paper."""
         dropped = torch.rand(len(pixels), generator=generator) < SKETCH_DROP_RATE
         return torch.where(dropped[:, None, None, None], NO_SKETCH, pixels)
-
-    def _named(self, tokens: torch.Tensor, indices: list[int]) -> torch.Tensor:
-        """Find the patches that show each object of a scene, (B, 4, N) bool; none in dropped exemplars."""
-        named = torch.zeros(len(indices), NUM_THINGS, tokens.shape[1], dtype=torch.bool)
-        for row, index in enumerate(indices):
-            things = self.encoded.things(index)
-            if things:
-                vectors = torch.stack([self.phrases[thing] for thing in things])
-                named[row, : len(things)] = named_patches(tokens[row], vectors)
-        return named
 
 
 def draw_rows(sketched: SketchedPictures, count: int, generator: torch.Generator) -> torch.Tensor:

@@ -10,6 +10,7 @@
 | `clip-words` | clip | `family/clip`: same vision tower, other words: UNets have to be trained anew |
 | `clip-vision` | clip | `family/clip`: same words, vision tower trained on; hashes in the models' indexes anew |
 | `prior` | vae, clip | `family/prior` |
+| `prior-words` | vae, clip, lcad | `family/prior`: begins from L-CAD's UNet without taps, which knows its words |
 | `lcad-luminance` | vae | `family/luminance` |
 | `lcad` | vae, clip, prior, luminance | `family/lcad` |
 | `ctrlcolor-lightness` | lcad, luminance | `family/ctrlcolor-lightness`: a control network to begin with |
@@ -45,6 +46,7 @@ from colorlab.training.ctrlcolor_members import (
     build_lightness,
 )
 from colorlab.training.denoising import DenoisingRecipe, FrozenText
+from colorlab.training.edited_exemplars import EditedExemplars
 from colorlab.training.exemplars import ExemplarKind, SketchedPictures, sketch_pictures
 from colorlab.training.latents import CaptionMix, encode_pictures, weights_key
 from colorlab.training.lcad import LcadRecipe, LuminanceRecipe
@@ -54,7 +56,7 @@ from colorlab.training.members import family_schedule, find_member, load_lcad_un
 from colorlab.training.photos import photographs_key
 from colorlab.training.pixels import Pictures
 from colorlab.training.prior import PriorRecipe
-from colorlab.training.sketched_unet import SketchedUnet
+from colorlab.training.sketched_unet import SketchedUnet, without_taps
 from colorlab.training.token_words import measure_similarity, phrase_vectors, token_map_of
 from colorlab.training.tokenizer import train_tokenizer
 from colorlab.training.vae import VaeRecipe
@@ -74,6 +76,7 @@ PLANS: dict[str, Plan] = {
     "clip-words": Plan(steps=1_500, batch_size=64, learning_rate=1e-3, ema_decay=0.995, weight_decay=0.05, warmup=50),
     "clip-vision": Plan(steps=300, batch_size=64, learning_rate=3e-4, ema_decay=0.98, weight_decay=0.05, warmup=20),
     "prior": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
+    "prior-words": Plan(steps=3_000, batch_size=32, learning_rate=6e-4, ema_decay=0.998),
     "lcad-luminance": Plan(steps=2_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
     "lcad": Plan(steps=8_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
     "ctrlcolor-lightness": Plan(steps=600, batch_size=16, learning_rate=2e-3, warmup=20, ema_decay=0.98),
@@ -96,6 +99,7 @@ MEMBERS = {
     "clip-words": "clip",
     "clip-vision": "clip",
     "prior": "prior",
+    "prior-words": "prior",
     "lcad-luminance": "luminance",
     "lcad": "lcad",
     "ctrlcolor-lightness": "ctrlcolor-lightness",
@@ -211,10 +215,16 @@ def _build_clip_vision(pictures: Pictures, out: Path, cache: Path, device: torch
     return _go_on_with_clip(replace(pictures, photograph_share=VISION_PHOTOGRAPH_SHARE), out, "words")
 
 
-def _build_prior(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+def _build_prior(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> PriorRecipe:
     key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
     encoded = encode_pictures(pictures, load_vae(out, device), cache, key=key)
     return PriorRecipe(encoded, FrozenText.load(find_member(out, "clip"), device), family_schedule())
+
+
+def _build_prior_words(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    recipe = _build_prior(pictures, out, cache, device)
+    recipe.start = without_taps(load_lcad_unet(out, device))
+    return recipe
 
 
 def _build_luminance(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
@@ -322,7 +332,7 @@ def _build_colorizediffusion(
         unet=load_lcad_unet(out, device),
         sketch_encoder=load_component("sketch_encoder", sketch_folder, device=device, dtype=torch.float32),
         projection=projection,
-        phrases=phrases,
+        edited=EditedExemplars(clip["projected_image_encoder"], phrases, polarity),
         token_map=token_map_of(sketched, pictures.scenes, len(pictures.photographs), text, phrases),
         strategies=strategies,
         start=start,
@@ -335,6 +345,7 @@ _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "clip-words": _build_clip_words,
     "clip-vision": _build_clip_vision,
     "prior": _build_prior,
+    "prior-words": _build_prior_words,
     "lcad-luminance": _build_luminance,
     "lcad": _build_lcad,
     "ctrlcolor-lightness": build_lightness,

@@ -1,17 +1,26 @@
 """Training of ColorizeDiffusion: strategies as identities, deformation, words of patches, and the first steps."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from tiny import tiny_unet
 
+from colorlab.color import CHROMATIC_COLORS
 from colorlab.errors import RangeError
+from colorlab.methods.components import load_component
 from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.training import edited_exemplars
 from colorlab.training.colorizediffusion import Strategies
+from colorlab.training.corpus import NO_THING, corpus_scene, patch_map
 from colorlab.training.deformation import deform, thin_plate_warp
+from colorlab.training.edited_exemplars import EditedExemplars
+from colorlab.training.exemplars import own_masks, patch_owners
+from colorlab.training.scenes import exemplar_scene, make_scene
 from colorlab.training.sketched_unet import fit_token_map, read_tokens_as_words, without_taps
 from colorlab.training.token_strategies import drop_tokens, noise_timesteps, noisy_tokens, offset_noise, shuffle_tokens
-from colorlab.training.token_words import named_patches
+from colorlab.training.token_words import named_patches, phrase_vectors
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -119,3 +128,48 @@ def test_strategies_are_checked():
     ):
         with pytest.raises(RangeError, match=words):
             Strategies(**arguments)
+
+
+def test_patches_of_an_exemplar_belong_to_the_things_of_the_scene_not_to_its_own_order():
+    scene = next(scene for scene in map(make_scene, range(50)) if len(scene.instances) == 3)
+    exemplar = exemplar_scene(scene, seed=1)
+    owners, shown = patch_owners(own_masks(scene, exemplar)), patch_map(exemplar)
+    for number, instance in enumerate(scene.instances):
+        other = [one.kind for one in exemplar.instances].index(instance.kind)
+        assert (shown == other).any()
+        assert set(owners[shown == other]) == {number}
+        # What two things share belongs to the larger part here, and to none in the scene's own map.
+        assert set(shown[owners == number]) <= {other, NO_THING}
+    assert set(patch_owners(torch.zeros(0, 16, 24)).flatten()) == {NO_THING}
+
+
+def test_edited_exemplars_say_the_colors_of_their_scene(monkeypatch):
+    clip = Path("data/mini/clip")
+    parts = {
+        name: load_component(name, clip, device=torch.device("cpu"), dtype=torch.float32).eval()
+        for name in ("projected_image_encoder", "projected_text_encoder")
+    }
+    tokenizer = load_component("tokenizer", clip, device=torch.device("cpu"), dtype=torch.float32)
+    phrases = phrase_vectors(tokenizer, parts["projected_text_encoder"])
+    edited = EditedExemplars(parts["projected_image_encoder"], phrases, "high")
+    scene = corpus_scene(1)
+    place = next(place for place, one in enumerate(scene.instances) if one.color in CHROMATIC_COLORS)
+    kind, color = scene.instances[place].kind, scene.instances[place].color
+    shown = next(other for other in CHROMATIC_COLORS if other != color)
+    monkeypatch.setattr(edited_exemplars, "_other_colors", lambda things, rng: {kind: shown})
+    tokens, owners = edited.draw(1, torch.Generator().manual_seed(2))
+    assert torch.equal(tokens, edited.draw(1, torch.Generator().manual_seed(2))[0])
+    assert tokens.shape == (257, 128)
+    vectors = torch.stack([phrases[name, kind] for name in CHROMATIC_COLORS])
+    told = [CHROMATIC_COLORS[index] for index in (tokens[1:][owners == place] @ vectors.T).argmax(1).tolist()]
+    assert np.mean([name == color for name in told]) > 0.8, told
+
+
+def test_what_an_edited_exemplar_shows_is_never_the_color_of_the_scene():
+    things = [("red", "car"), ("gray", "house"), ("blue", "kite")]
+    for seed in range(20):
+        changes = edited_exemplars._other_colors(things, np.random.default_rng(seed))
+        assert set(changes) <= {"car", "kite"}
+        assert changes
+        assert changes.get("car") != "red"
+        assert changes.get("kite") != "blue"
