@@ -10,9 +10,9 @@
 | `clip-words` | clip | `family/clip`: same vision tower, other words: UNets have to be trained anew |
 | `clip-vision` | clip | `family/clip`: same words, vision tower trained on; hashes in the models' indexes anew |
 | `prior` | vae, clip | `family/prior` |
-| `prior-words` | vae, clip, lcad | `family/prior`: begins from L-CAD's UNet without taps, which knows its words |
 | `lcad-luminance` | vae | `family/luminance` |
 | `lcad` | vae, clip, prior, luminance | `family/lcad` |
+| `prior-words` | vae, clip, lcad | `family/prior`: begins from L-CAD's UNet without taps, which knows its words |
 | `ctrlcolor-lightness` | lcad, luminance | `family/ctrlcolor-lightness`: a control network to begin with |
 | `ctrlcolor-inpaint` | vae, clip, lcad | `family/ctrlcolor-inpaint`: a nine-channel UNet to begin with |
 | `ctrlcolor` | vae, clip, and the two before | `family/ctrlcolor` |
@@ -76,9 +76,9 @@ PLANS: dict[str, Plan] = {
     "clip-words": Plan(steps=1_500, batch_size=64, learning_rate=1e-3, ema_decay=0.995, weight_decay=0.05, warmup=50),
     "clip-vision": Plan(steps=300, batch_size=64, learning_rate=3e-4, ema_decay=0.98, weight_decay=0.05, warmup=20),
     "prior": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
-    "prior-words": Plan(steps=3_000, batch_size=32, learning_rate=6e-4, ema_decay=0.998),
     "lcad-luminance": Plan(steps=2_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
     "lcad": Plan(steps=8_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
+    "prior-words": Plan(steps=3_000, batch_size=32, learning_rate=6e-4, ema_decay=0.998),
     "ctrlcolor-lightness": Plan(steps=600, batch_size=16, learning_rate=2e-3, warmup=20, ema_decay=0.98),
     "ctrlcolor-inpaint": Plan(steps=600, batch_size=16, learning_rate=4e-4, warmup=20, ema_decay=0.98),
     "ctrlcolor": Plan(steps=4_000, batch_size=16, learning_rate=6e-4, warmup=50, ema_decay=0.998),
@@ -99,9 +99,9 @@ MEMBERS = {
     "clip-words": "clip",
     "clip-vision": "clip",
     "prior": "prior",
-    "prior-words": "prior",
     "lcad-luminance": "luminance",
     "lcad": "lcad",
+    "prior-words": "prior",
     "ctrlcolor-lightness": "ctrlcolor-lightness",
     "ctrlcolor-inpaint": "ctrlcolor-inpaint",
     "ctrlcolor": "ctrlcolor",
@@ -221,12 +221,6 @@ def _build_prior(pictures: Pictures, out: Path, cache: Path, device: torch.devic
     return PriorRecipe(encoded, FrozenText.load(find_member(out, "clip"), device), family_schedule())
 
 
-def _build_prior_words(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    recipe = _build_prior(pictures, out, cache, device)
-    recipe.start = without_taps(load_lcad_unet(out, device))
-    return recipe
-
-
 def _build_luminance(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
     return LuminanceRecipe(pictures, load_vae(out, device))
 
@@ -241,6 +235,13 @@ def _build_lcad(pictures: Pictures, out: Path, cache: Path, device: torch.device
     prior = load_component("unet", find_member(out, "prior") / "unet", device=device, dtype=torch.float32)
     text = FrozenText.load(find_member(out, "clip"), device)
     return LcadRecipe(encoded, text, family_schedule(), prior=prior, luminance_encoder=encoder)
+
+
+def _build_prior_words(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    recipe = _build_prior(pictures, out, cache, device)
+    recipe.name = "prior-words"
+    recipe.start = without_taps(load_lcad_unet(out, device))
+    return recipe
 
 
 def colorizediffusion_recipe(
@@ -345,9 +346,9 @@ _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "clip-words": _build_clip_words,
     "clip-vision": _build_clip_vision,
     "prior": _build_prior,
-    "prior-words": _build_prior_words,
     "lcad-luminance": _build_luminance,
     "lcad": _build_lcad,
+    "prior-words": _build_prior_words,
     "ctrlcolor-lightness": build_lightness,
     "ctrlcolor-inpaint": build_inpaint,
     "ctrlcolor": build_ctrlcolor,
