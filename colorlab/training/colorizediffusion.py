@@ -11,9 +11,10 @@
 Source: ColorizeDiffusion, arXiv 2401.01456; tellurion-kanata/colorizeDiffusion@d876b7e and @c9bd9fb. Dual-conditioned
     training is in no released code; its loss is our reading of the paper's summary.
 Deviation (ours, for few samples): begins from L-CAD (`sketched_unet`) and from a sketch encoder that was taught what
-    L-CAD's UNet sees of a gray picture, the CLS model from the trained Attention model; predicts v; some sketches are
-    dropped, so that guidance by the sketch has a model of "no sketch"; cells of an object are told which patches of the
-    exemplar show it (`grounding`); some exemplars of the Attention model are edited by text (`edited_exemplars`).
+    L-CAD's UNet sees of a gray picture and what kind of thing a sketch shows (`sketched_kinds`), the CLS model from the
+    trained Attention model; predicts v; some sketches are dropped, so that guidance by the sketch has a model of "no
+    sketch"; cells of an object are told which patches of the exemplar show it (`grounding`); some exemplars of the
+    Attention model are edited by text (`edited_exemplars`).
 """
 
 from collections.abc import Mapping
@@ -40,7 +41,14 @@ from colorlab.training.grids import picture_grid, run_pictures
 from colorlab.training.grounding import NUM_THINGS, AttentionReader, grounding_loss
 from colorlab.training.latents import EncodedPictures
 from colorlab.training.scenes import TEST_SEEDS, exemplar_scene, make_scene, sketch
-from colorlab.training.sketched_unet import SketchedUnet, mini_sketch_encoder, read_tokens_as_words, without_taps
+from colorlab.training.sketched_kinds import UNKNOWN, cell_kinds
+from colorlab.training.sketched_unet import (
+    SketchedUnet,
+    TaughtSketchEncoder,
+    mini_sketch_encoder,
+    read_tokens_as_words,
+    without_taps,
+)
 from colorlab.training.token_strategies import TokenNoise, drop_tokens, noisy_tokens, shuffle_tokens
 
 __all__ = ["SHARED", "ColorizeDiffusionRecipe", "SketchRecipe", "Strategies"]
@@ -57,8 +65,10 @@ PHOTOGRAPH_SHARE = 0.15
 """Share of photographs in a batch. Ours."""
 SKETCH_DROP_RATE = 0.05
 """How often there is no sketch. Ours."""
-GROUNDING_WEIGHT = 0.3
+GROUNDING_WEIGHT = 0.6
 """Weight of `grounding_loss`. Ours."""
+KIND_WEIGHT = 0.3
+"""Weight of `KindReader`'s loss. Ours."""
 EDIT_SHARE = 0.25
 """Share of edited exemplars in a batch of the Attention model. Ours."""
 MIN_VARIANCE = 1e-6
@@ -103,34 +113,37 @@ class Strategies:
 class SketchRecipe:
     """Stage 1: the first hint learns to say of a sketch what L-CAD's UNet sees of the gray picture's deepest tap.
 
+    The finer hints learn to say as well what kind of thing a cell shows (`sketched_kinds`).
+
     Args:
         encoded: must hold taps.
         sketched: sketches of a part of them.
         unet: of L-CAD.
+        start: a sketch encoder to go on from; None begins with an untrained one.
         seed: of the initial weights.
     """
 
     encoded: EncodedPictures
     sketched: SketchedPictures
     unet: UNet2DConditionModel
+    start: SketchEncoder | None = None
     seed: int = 0
     name: str = field(default="colorizediffusion-sketch", init=False)
 
     def trainable(self) -> nn.Module:
-        """Return the untrained sketch encoder."""
-        return mini_sketch_encoder(self.unet, seed=self.seed)
+        """Return the sketch encoder to begin with, and an untrained reader of kinds."""
+        return TaughtSketchEncoder(self.start or mini_sketch_encoder(self.unet, seed=self.seed))
 
-    def loss(
-        self, module: nn.Module, generator: torch.Generator, batch_size: int
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Compare the first hints with the taps' part of L-CAD's first convolution; relative to its variance."""
+    def loss(self, module: Any, generator: torch.Generator, batch_size: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """Compare the first hints with the taps' part of L-CAD's first convolution, relative to its variance; kinds."""
         device = next(module.parameters()).device
         rows = draw_rows(self.sketched, batch_size, generator)
         target = self._seen(rows).to(device)
-        hint = module(pixels_of(self.sketched, rows).to(device))[0]
+        hints = module(pixels_of(self.sketched, rows).to(device))
         # A UNet that reads nothing of its taps has nothing to teach: the variance is 0 then, and so is a fresh hint.
-        error = (hint - target).square().mean() / target.var().clamp(min=MIN_VARIANCE)
-        return error, {"unexplained": float(error.detach())}
+        error = (hints[0] - target).square().mean() / target.var().clamp(min=MIN_VARIANCE)
+        kinds = module.kind_reader(hints, cell_kinds(self.encoded, self.sketched.indices[rows.numpy()].tolist()))
+        return error + kinds, {"unexplained": float(error.detach()), "kinds": float(kinds.detach())}
 
     def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:
         """Show sketches, the first hints and what they should be, as lengths over the channels."""
@@ -145,7 +158,7 @@ class SketchRecipe:
 
     def export(self, folder: Path, module: Any, card: Mapping[str, object]) -> None:
         """Save the sketch encoder."""
-        module.save_pretrained(folder)
+        module.sketch_encoder.save_pretrained(folder)
 
     @torch.no_grad()
     def _seen(self, rows: torch.Tensor) -> torch.Tensor:
@@ -218,23 +231,28 @@ class ColorizeDiffusionRecipe:
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         target = self.schedule.training_target(latents, noise, timesteps)
         cells = self.encoded.object_cells(indices).to(device)
-        pixels = self._drop_sketches(pixels_of(self.sketched, rows), generator).to(device)
+        pixels, kinds = self._drop_sketches(
+            pixels_of(self.sketched, rows), cell_kinds(self.encoded, indices), generator
+        )
         given, owners = self._exemplars(rows, generator)
         tokens, owners = self._prepare_tokens(module.projection(given.to(device)), owners, timesteps, generator)
 
+        hints = module.sketch_encoder(pixels.to(device))
         with AttentionReader(module.unet, noisy.shape) as reader:
-            predicted = module(noisy, timesteps, pixels, tokens)
+            predicted = module(noisy, timesteps, hints, tokens)
         squared = (predicted - target).square()
-        loss = object_weighted_mean(squared, cells)
+        kind_loss = module.kind_reader(hints, kinds)
+        loss = object_weighted_mean(squared, cells) + KIND_WEIGHT * kind_loss
         early = timesteps > self.schedule.num_train_timesteps // 2
         numbers = {"mse": float(squared.detach().mean()), "mse_early": float(squared.detach()[early].mean())}
+        numbers["kinds"] = float(kind_loss.detach())
         if self._reads_patches:
             named = owners[:, None] == torch.arange(NUM_THINGS)[:, None]
             grounding = grounding_loss(reader.probabilities(), named, self.encoded.patches(indices))
             loss = loss + GROUNDING_WEIGHT * grounding
             numbers["grounding"] = float(grounding.detach())
         if self.strategies.dual_weight:
-            alone = module(noisy, timesteps, pixels, torch.zeros_like(tokens))
+            alone = module(noisy, timesteps, hints, torch.zeros_like(tokens))
             loss = loss + self.strategies.dual_weight * object_weighted_mean((alone - target).square(), cells)
         return loss, numbers
 
@@ -293,10 +311,12 @@ class ColorizeDiffusionRecipe:
         kept = torch.rand(len(tokens), generator=generator) >= wanted.drop_rate
         return drop_tokens(tokens, kept.to(tokens)), owners.where(kept[:, None], NO_THING)
 
-    def _drop_sketches(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Replace a few sketches by blank paper."""
-        dropped = torch.rand(len(pixels), generator=generator) < SKETCH_DROP_RATE
-        return torch.where(dropped[:, None, None, None], NO_SKETCH, pixels)
+    def _drop_sketches(
+        self, pixels: torch.Tensor, kinds: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Replace a few sketches by blank paper, of which no kinds (B, h, w) are known."""
+        dropped = (torch.rand(len(pixels), generator=generator) < SKETCH_DROP_RATE)[:, None, None]
+        return torch.where(dropped[:, None], NO_SKETCH, pixels), kinds.masked_fill(dropped, UNKNOWN)
 
 
 def draw_rows(sketched: SketchedPictures, count: int, generator: torch.Generator) -> torch.Tensor:

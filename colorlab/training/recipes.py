@@ -172,8 +172,12 @@ def run_recipe(
 
 def _start_warm(recipe: Recipe, name: str, out: Path, device: torch.device) -> None:
     """Let a recipe go on from the member that is there already."""
+    if isinstance(recipe, SketchRecipe):
+        encoder = find_member(out, MEMBERS[name], "colorizediffusion/sketch_encoder")
+        recipe.start = load_component("sketch_encoder", encoder, device=device, dtype=torch.float32)
+        return
     if not isinstance(recipe, DenoisingRecipe | ColorizeDiffusionRecipe):
-        raise StateError(f"{name} is no UNet, so it can not start warm; leave warm_start (--warm-start) out.")
+        raise StateError(f"{name} is no UNet, so it cannot start warm; leave warm_start (--warm-start) out.")
     folder = find_member(out, MEMBERS[name])
     if isinstance(recipe, DenoisingRecipe):
         recipe.go_on_from(folder, device)

@@ -16,15 +16,23 @@ from torch import nn
 from colorlab.networks.exemplar_projection import ExemplarProjection
 from colorlab.networks.libraries import UNet2DConditionModel
 from colorlab.networks.sketch_encoder import SketchEncoder, injected_hints
+from colorlab.training.sketched_kinds import KindReader
 
-__all__ = ["SketchedUnet", "fit_token_map", "mini_sketch_encoder", "read_tokens_as_words", "without_taps"]
+__all__ = [
+    "SketchedUnet",
+    "TaughtSketchEncoder",
+    "fit_token_map",
+    "mini_sketch_encoder",
+    "read_tokens_as_words",
+    "without_taps",
+]
 
 _STEM_CHANNELS = (12, 24, 64, 128)
 _RIDGE = 1e-2
 
 
 class SketchedUnet(nn.Module):
-    """UNet, sketch encoder and exemplar projection behind one `forward`.
+    """UNet, sketch encoder, exemplar projection, and the reader of kinds that teaches the sketch encoder.
 
     Args:
         unet: with four input channels.
@@ -37,14 +45,36 @@ class SketchedUnet(nn.Module):
     ) -> None:
         super().__init__()
         self.unet, self.sketch_encoder, self.projection = unet, sketch_encoder, projection
+        self.kind_reader = kind_reader_of(sketch_encoder)
 
     def forward(
-        self, noisy: torch.Tensor, timesteps: torch.Tensor, pixels: torch.Tensor, tokens: torch.Tensor
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, hints: Sequence[torch.Tensor], tokens: torch.Tensor
     ) -> torch.Tensor:
-        """Predict from (B, 4, h, w) latents, (B,) timesteps, (B, 3, H, W) sketch pixels and (B, N, D) tokens."""
-        with injected_hints(self.unet, self.sketch_encoder(pixels)):
+        """Predict from (B, 4, h, w) latents, (B,) timesteps, the sketch encoder's hints and (B, N, D) tokens."""
+        with injected_hints(self.unet, hints):
             predicted: torch.Tensor = self.unet(noisy, timesteps, encoder_hidden_states=tokens).sample
         return predicted
+
+
+class TaughtSketchEncoder(nn.Module):
+    """A sketch encoder and its reader of kinds; `forward` is the encoder's."""
+
+    def __init__(self, sketch_encoder: SketchEncoder) -> None:
+        super().__init__()
+        self.sketch_encoder, self.kind_reader = sketch_encoder, kind_reader_of(sketch_encoder)
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Encode (B, 3, H, W) sketch pixels."""
+        hints: tuple[torch.Tensor, ...] = self.sketch_encoder(pixels)
+        return hints
+
+
+def kind_reader_of(sketch_encoder: SketchEncoder, *, seed: int = 0) -> KindReader:
+    """Return an untrained reader of the three finest hints; cells of coarser ones are larger than objects."""
+    config = sketch_encoder.config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return KindReader((config.block_out_channels[0], *config.block_out_channels[:2]))
 
 
 def mini_sketch_encoder(unet: UNet2DConditionModel, *, seed: int = 0) -> SketchEncoder:

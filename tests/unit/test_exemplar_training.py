@@ -17,7 +17,9 @@ from colorlab.training.corpus import NO_THING, corpus_scene, patch_map
 from colorlab.training.deformation import deform, thin_plate_warp
 from colorlab.training.edited_exemplars import EditedExemplars
 from colorlab.training.exemplars import own_masks, patch_owners
+from colorlab.training.scene_kinds import KINDS
 from colorlab.training.scenes import exemplar_scene, make_scene
+from colorlab.training.sketched_kinds import UNKNOWN, KindReader
 from colorlab.training.sketched_unet import fit_token_map, read_tokens_as_words, without_taps
 from colorlab.training.token_strategies import drop_tokens, noise_timesteps, noisy_tokens, offset_noise, shuffle_tokens
 from colorlab.training.token_words import named_patches, phrase_vectors
@@ -173,3 +175,18 @@ def test_what_an_edited_exemplar_shows_is_never_the_color_of_the_scene():
         assert changes
         assert changes.get("car") != "red"
         assert changes.get("kite") != "blue"
+
+
+def test_a_reader_learns_kinds_from_known_cells_alone():
+    reader = KindReader((4, 4)).requires_grad_(False)
+    hints = (drawn(2, 4, 8, 8), drawn(2, 4, 4, 4), drawn(2, 4, 2, 2))
+    unknown = torch.full((2, 8, 8), UNKNOWN)
+    assert float(reader(hints, unknown)) == 0
+    kinds = unknown.clone()
+    kinds[0, 2, 4] = 2  # seen in the finest hint alone, because the other takes every second row and column from 1 on
+    for head in reader.heads:
+        head.weight.zero_()
+        head.bias.zero_()
+    assert float(reader(hints, kinds)) == pytest.approx(np.log(len(KINDS) + 1) / 2, rel=1e-5)
+    reader.heads[0].bias[2] = 50
+    assert float(reader(hints, kinds)) == pytest.approx(0, abs=1e-5)
