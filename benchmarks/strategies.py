@@ -3,10 +3,10 @@
     python benchmarks/strategies.py --data PHOTOS --out DIR [--steps 2000] [--seeds 3] [--scenes 100] [--json FILE]
 
 Every strategy trains `colorizediffusion` from the same beginning (`colorizediffusion-sketch` has to be trained in DIR);
-what is in DIR already is not trained again, so that the command resumes. The word *cures* is used where the whole 95 %
-interval of the difference in leakage to training on exemplars that fit the sketch (`same`), seed by seed, lies below
-zero. The interval is Student's: a bootstrap of three seeds would end at the smallest and the largest of them, and call
-one strategy in eight a cure that does nothing.
+what is in DIR already is neither trained nor measured again, so that the command resumes. The word *cures* is used
+where the whole 95 % interval of the difference in leakage to training on exemplars that fit the sketch (`same`), seed by
+seed, lies below zero. The interval is Student's: a bootstrap of three seeds would end at the smallest and the largest of
+them, and call one strategy in eight a cure that does nothing.
 """
 
 import argparse
@@ -26,17 +26,19 @@ from colorlab.training.colorizediffusion import Strategies
 from colorlab.training.loop import train
 from colorlab.training.recipes import PLANS, colorizediffusion_recipe
 
-STRATEGIES = {
-    "same": Strategies(exemplar="same", drop_rate=0.1),
-    "deformed": Strategies(exemplar="deformed", drop_rate=0.1),
-    "arranged": Strategies(exemplar="arranged", drop_rate=0.1),
-    "same, shuffled": Strategies(exemplar="same", drop_rate=0.1, shuffles_tokens=True),
-    "same, drop rate 0.8": Strategies(exemplar="same", drop_rate=0.8),
-    "same, noisy tokens (first)": Strategies(exemplar="same", drop_rate=0.1, token_noise="first"),
-    "same, noisy tokens (later)": Strategies(exemplar="same", drop_rate=0.1, token_noise="later"),
-    "same, dual-conditioned": Strategies(exemplar="same", drop_rate=0.1, dual_weight=1.0),
-}
 BASE = "same"
+PLAIN = Strategies(exemplar="same", drop_rate=0.1, edit_share=0.0)
+"""Training on exemplars that fit the sketch, with nothing done about it."""
+STRATEGIES = {
+    BASE: PLAIN,
+    "deformed": replace(PLAIN, exemplar="deformed"),
+    "arranged": replace(PLAIN, exemplar="arranged"),
+    "same, shuffled": replace(PLAIN, shuffles_tokens=True),
+    "same, drop rate 0.8": replace(PLAIN, drop_rate=0.8),
+    "same, noisy tokens (first)": replace(PLAIN, token_noise="first"),
+    "same, noisy tokens (later)": replace(PLAIN, token_noise="later"),
+    "same, dual-conditioned": replace(PLAIN, dual_weight=1.0),
+}
 ROWS = {
     "leakage": "leakage of the exemplar's colors",
     "edges": "edge F1 against the sketch, exemplar disagrees",
@@ -77,13 +79,18 @@ def train_one(given: argparse.Namespace, name: str, strategies: Strategies, seed
 
 
 def measure(folder: Path, num_scenes: int, device: str) -> dict[str, float]:
-    """Measure leakage, edges and hues of a model."""
+    """Measure leakage, edges and hues of a model, unless they stand beside it."""
+    known = folder / f"figures_{num_scenes}.json"
+    if known.is_file():
+        return json.loads(known.read_text())
     colorizer = Colorizer.from_pretrained(folder, device=device)
 
     def colorize(conditionings, settings, label):
         return colorize_all(colorizer.method, conditionings, settings, label=label)
 
-    return figures(evaluate_sketches(colorize, colorizer.settings, num_scenes, reads="local"))
+    found = figures(evaluate_sketches(colorize, colorizer.settings, num_scenes, reads="local"))
+    known.write_text(json.dumps(found))
+    return found
 
 
 def figures(report: Report) -> dict[str, float]:

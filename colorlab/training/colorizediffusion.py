@@ -69,8 +69,6 @@ GROUNDING_WEIGHT = 0.6
 """Weight of `grounding_loss`. Ours."""
 KIND_WEIGHT = 0.3
 """Weight of `KindReader`'s loss. Ours."""
-EDIT_SHARE = 0.25
-"""Share of edited exemplars in a batch of the Attention model. Ours."""
 MIN_VARIANCE = 1e-6
 """Least variance of what the first hint is compared with. Ours; that of a trained UNet is above it by far."""
 
@@ -85,6 +83,8 @@ class Strategies:
         shuffles_tokens: reorder the tokens of each batch.
         token_noise: noise on the tokens by timestep, of the first or the later published version.
         dual_weight: weight of the prediction without the exemplar beside that with it; costs a second call.
+        edit_share: share of exemplars in a batch that are edited by text, [0, 1]. Ours, and no strategy against the
+            distribution problem: these exemplars are rearranged, too, so that a comparison leaves them out.
 
     Raises:
         RangeError: a rate or weight is out of range, or there is no such exemplar or noise.
@@ -95,6 +95,7 @@ class Strategies:
     shuffles_tokens: bool = False
     token_noise: TokenNoise = "none"
     dual_weight: float = 0.0
+    edit_share: float = 0.25
 
     def __post_init__(self) -> None:
         for name, kinds in (("exemplar", ExemplarKind), ("token_noise", TokenNoise)):
@@ -102,10 +103,10 @@ class Strategies:
                 raise RangeError(
                     f"{name} is {getattr(self, name)!r}, but one of {', '.join(get_args(kinds))} is expected."
                 )
-        if not 0 <= self.drop_rate <= 1 or not self.dual_weight >= 0:
+        if not (0 <= self.drop_rate <= 1 and self.dual_weight >= 0 and 0 <= self.edit_share <= 1):
             raise RangeError(
-                f"drop_rate is {self.drop_rate} and dual_weight {self.dual_weight}, but 0 to 1 and at least 0 are "
-                "expected."
+                f"drop_rate is {self.drop_rate}, dual_weight {self.dual_weight} and edit_share {self.edit_share}, "
+                "but 0 to 1, at least 0 and 0 to 1 are expected."
             )
 
 
@@ -291,7 +292,7 @@ class ColorizeDiffusionRecipe:
         tokens = torch.from_numpy(self.sketched.tokens[rows.numpy()]).float()
         owners = torch.from_numpy(self.sketched.owners[rows.numpy()]).long()
         num_photographs = len(self.encoded.pictures.photographs)
-        for row in range(len(rows) - round(len(rows) * EDIT_SHARE) if self._reads_patches else len(rows), len(rows)):
+        for row in range(len(rows) - round(len(rows) * self.strategies.edit_share), len(rows)):
             number = int(self.sketched.indices[rows[row]]) - num_photographs
             tokens[row], owners[row] = self.edited.draw(number, generator)
         return tokens, owners

@@ -359,6 +359,9 @@ _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "ctrlcolor-deformable": build_deformable,
     "colorizediffusion-sketch": _build_sketch,
     "colorizediffusion": _build_colorizediffusion,
-    "colorizediffusion-cls": partial(_build_colorizediffusion, reads="global"),
+    # A class token is edited as a whole, not patch by patch.
+    "colorizediffusion-cls": partial(
+        _build_colorizediffusion, reads="global", strategies=replace(DEFAULT_STRATEGIES, edit_share=0.0)
+    ),
     "colorizediffusion-lines": _build_lines,
 }
