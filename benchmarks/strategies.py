@@ -4,9 +4,9 @@
 
 Every strategy trains `colorizediffusion` from the same beginning (`colorizediffusion-sketch` has to be trained in DIR);
 what is in DIR already is neither trained nor measured again, so that the command resumes. The word *cures* is used
-where the whole 95 % interval of the difference in leakage to training on exemplars that fit the sketch (`same`), seed by
-seed, lies below zero. The interval is Student's: a bootstrap of three seeds would end at the smallest and the largest of
-them, and call one strategy in eight a cure that does nothing.
+where the whole 95 % interval of the difference in leakage to training on exemplars that fit the sketch (`same`), seed
+by seed, lies below zero. The interval is Student's: a bootstrap of three seeds would end at the smallest and the
+largest of them, and call one strategy in eight a cure that does nothing.
 """
 
 import argparse
