@@ -30,7 +30,7 @@ def atomic_file(path: Path, *, is_durable: bool = False) -> Iterator[IO[bytes]]:
         is_durable: whether to wait until the disk has it, so that it outlives a power failure as well.
 
     Raises:
-        OSError: it can not be written.
+        OSError: it cannot be written.
     """
     path = Path(os.path.realpath(path))
     part = part_path(path)

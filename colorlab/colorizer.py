@@ -98,7 +98,7 @@ class Colorizer:
             The folder; `from_pretrained` reads it back bit for bit.
 
         Raises:
-            ColorlabError: the folder can not be written.
+            ColorlabError: the folder cannot be written.
         """
         folder = Path(folder).expanduser()
         with self.method.lock:
@@ -155,7 +155,7 @@ class Colorizer:
 
         Raises:
             RangeError: the method lacks something it requires, or a value is not possible.
-            ImageError: the picture can not be used.
+            ImageError: the picture cannot be used.
 
         Warns:
             ConditioningWarning: something that was given does not reach the model.
@@ -188,7 +188,7 @@ class Colorizer:
             shortcuts: single fields of conditioning and settings: `prompt="a photo of a cat", seed=3`.
 
         Raises:
-            RangeError: the method can not be tuned so, or the context can not be used.
+            RangeError: the method cannot be tuned so, or the context cannot be used.
             StateError: the model has no CLIP to compare with.
         """
         method = self._tunable()
@@ -230,7 +230,7 @@ class Colorizer:
         """Return the method.
 
         Raises:
-            RangeError: it can not be tuned on a picture.
+            RangeError: it cannot be tuned on a picture.
         """
         if not hasattr(self.method, "adapted"):
             raise RangeError(
@@ -307,7 +307,7 @@ def open(
     models, adaptations = decode_models(archive), decode_adaptations(archive)
     misfits = {key: model.misfit(colorizer.method) if colorizer else "" for key, model in models.items()}
     if colorizer is not None and models and all(misfits.values()):
-        raise RangeError(f"This model can not be used for {str(path)!r}: {next(iter(misfits.values()))}.")
+        raise RangeError(f"This model cannot be used for {str(path)!r}: {next(iter(misfits.values()))}.")
     methods = {
         key: _method_of(model, None if misfits[key] else colorizer, adaptations, device=device, dtype=dtype)
         for key, model in models.items()
@@ -330,7 +330,7 @@ def _method_of(
     device: str | torch.device | None,
     dtype: torch.dtype | None,
 ) -> Method:
-    """Return the given model, or load the one that is described; where that can not be, something to stand for it."""
+    """Return the given model, or load the one that is described; where that cannot be, something to stand for it."""
     if colorizer is not None and model.adaptation:
         colorizer = colorizer.with_adaptation(adaptations[model.adaptation])
     if colorizer is None:
@@ -379,5 +379,5 @@ def _check_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise RangeError(f"device is {device!r}, which can not be used here ({reason}); use 'cpu'.") from error
+        raise RangeError(f"device is {device!r}, which cannot be used here ({reason}); use 'cpu'.") from error
     return found

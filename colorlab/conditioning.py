@@ -94,7 +94,7 @@ class Conditioning:
         manipulations: text edits of the exemplar's tokens, in order.
 
     Raises:
-        ImageError: a picture can not be used; the message names it.
+        ImageError: a picture cannot be used; the message names it.
         ShapeError: pictures that belong together differ in size.
         RangeError: a text, mask name or manipulation is of another type, or a mask is empty.
     """

@@ -34,7 +34,7 @@ class MissingExtraError(ColorlabError, ImportError):
 
 
 class ImageError(ColorlabError, ValueError):
-    """A picture can not be read, or can not be used as it is."""
+    """A picture cannot be read, or cannot be used as it is."""
 
 
 class WeightsError(ColorlabError, RuntimeError):
@@ -46,4 +46,4 @@ class UnknownModelError(ColorlabError, LookupError):
 
 
 class RunFileError(ColorlabError, ValueError):
-    """A run file or a journal can not be read or written."""
+    """A run file or a journal cannot be read or written."""

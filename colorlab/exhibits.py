@@ -193,7 +193,7 @@ class Exhibit:
         Raises:
             RangeError: another ending.
             StateError: a drawing was asked for, and no function is registered for this kind.
-            ColorlabError: the file can not be written.
+            ColorlabError: the file cannot be written.
         """
         path = Path(path)
         writers = {".npz": self._write_npz, ".csv": self._write_csv} | dict.fromkeys(_DRAWN, self._draw_to)
@@ -205,7 +205,7 @@ class Exhibit:
         except OSError as error:
             reason = error.strerror or error
             raise ColorlabError(
-                f"{str(path)!r} can not be written ({reason}); choose a folder you may write to."
+                f"{str(path)!r} cannot be written ({reason}); choose a folder you may write to."
             ) from error
         return path
 

@@ -161,7 +161,7 @@ def find_model(name: str, weights: str | Path | None = None) -> Path:
     if entry is not None and entry.is_ready:
         return data_folder() / REWIRED.get(name, (name,))[0]
     if entry in FAMILY:
-        raise WeightsError(f"{name} can not be loaded: {entry.how}.")
+        raise WeightsError(f"{name} cannot be loaded: {entry.how}.")
     if entry is not None:
         raise WeightsError(
             f"{name} needs weights that do not come with colorlab ({entry.licence}, {entry.source}): {entry.how}."
@@ -169,7 +169,7 @@ def find_model(name: str, weights: str | Path | None = None) -> Path:
     folder = Path(name).expanduser()
     if (folder / MODEL_INDEX).is_file():
         return folder
-    data_folder()  # a name can not be known without the data folder: its error says why there is none
+    data_folder()  # a name cannot be known without the data folder: its error says why there is none
     names = ", ".join(entry.name for entry in table)
     raise UnknownModelError(f"There is no model {name!r}, nor a model folder of this name; there are: {names}.")
 

@@ -35,7 +35,7 @@ def extract_sketch(picture: Any, *, style: SketchStyle = "xdog") -> np.ndarray:
         (H, W) float32 in [0, 1], black lines on white.
 
     Raises:
-        ImageError: the picture can not be used.
+        ImageError: the picture cannot be used.
         RangeError: there is no such style.
 
     Source: Winnemöller, Kyprianidis and Olsen, "XDoG", 2012, section 2.5; Canny by kornia.
@@ -93,7 +93,7 @@ def invert_sketch(sketch: Any) -> np.ndarray:
         sketch: path, PIL image or array.
 
     Raises:
-        ImageError: the drawing can not be used.
+        ImageError: the drawing cannot be used.
     """
     return 1 - load_gray(sketch, "sketch")[0, 0].numpy()
 

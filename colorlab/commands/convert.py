@@ -34,7 +34,7 @@ def convert_checkpoint(
         vgg19: file of VGG19's convolutions, by which an exemplar can guide CtrlColor; None for none.
 
     Raises:
-        BadUsageError: the method can not be converted, CLIP is not given, or the folder holds a model.
+        BadUsageError: the method cannot be converted, CLIP is not given, or the folder holds a model.
         WeightsError: a file is missing, damaged, or holds something else.
     """
     if method not in CONVERTIBLE:

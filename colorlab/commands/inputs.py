@@ -37,8 +37,8 @@ def read_conditioning(
         edit_scale: how strongly they act.
 
     Raises:
-        BadUsageError: the file of strokes is missing or holds something else; an edit can not be read.
-        ImageError: a picture can not be read.
+        BadUsageError: the file of strokes is missing or holds something else; an edit cannot be read.
+        ImageError: a picture cannot be read.
     """
     painted = Strokes() if strokes is None else read_strokes(strokes)
     manipulations = tuple(read_edit(edit, scale=edit_scale) for edit in edits)
@@ -77,7 +77,7 @@ def read_strokes(path: Path) -> Strokes:
         return Strokes.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise BadUsageError(f"{path} can not be read ({reason}); name a JSON file of strokes.") from error
+        raise BadUsageError(f"{path} cannot be read ({reason}); name a JSON file of strokes.") from error
     except (UnicodeDecodeError, RangeError) as error:
         reason = str(error) if isinstance(error, ColorlabError) else "it is no text; give what Strokes.to_json wrote."
         raise BadUsageError(f"{path}: {reason}") from error

@@ -40,7 +40,7 @@ def tune_picture(
         device: where to compute.
 
     Raises:
-        BadUsageError: names that do not fit, or words that can not be used.
+        BadUsageError: names that do not fit, or words that cannot be used.
     """
     if out.suffix != ".safetensors":
         raise BadUsageError(f"{out} is no name of an adaptation; choose one that ends in .safetensors.")

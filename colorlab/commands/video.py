@@ -37,9 +37,9 @@ def color_video_file(
         device: where to compute, as torch names it.
 
     Raises:
-        BadUsageError: names or values make no sense together, or the model can not do it.
+        BadUsageError: names or values make no sense together, or the model cannot do it.
         InterruptedRunError: Ctrl-C; what is finished is kept for the next try.
-        ColorlabError: the video can not be read, colored or written.
+        ColorlabError: the video cannot be read, colored or written.
     """
     with as_bad_usage():
         chosen = {name: value for name, value in settings.items() if value is not None}

@@ -7,7 +7,7 @@
 | overflow | within 8 px around these objects, where no object is | share of pixels within ΔE 15 of the stroke's color |
 
 Every second scene is asked for in other colors than its own. There are no words, so that the strokes alone decide. A
-pixel around an object whose true color is near the stroke's can not tell overflow, and does not count.
+pixel around an object whose true color is near the stroke's cannot tell overflow, and does not count.
 
 Deviation: that overflow is a share of pixels near the stroke's color is ours; the paper measures none.
 """

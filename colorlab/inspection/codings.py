@@ -179,7 +179,7 @@ def as_step(call: PastCall, asked: str) -> PastStep:
         RangeError: it is an encoding or a decoding.
     """
     if isinstance(call, _Coding):
-        raise RangeError(f"{call.name} looks at no words, so {asked} can not be asked for; name a pixel or a region.")
+        raise RangeError(f"{call.name} looks at no words, so {asked} cannot be asked for; name a pixel or a region.")
     return cast(PastStep, call)
 
 

@@ -113,7 +113,7 @@ def plan_head_ranking(
     def work() -> Iterator[list[MovedChroma]]:
         replay = shelf_of(moment.method).get(moment, sites, network_sites=all_sites)
         if replay.verdict.name == "refused":
-            raise StateError(f"Step {step} can not be repeated as it was ({replay.verdict}); take it again.")
+            raise StateError(f"Step {step} cannot be repeated as it was ({replay.verdict}); take it again.")
         paths = {chosen.path for chosen in sites}
         mean_rows = mean_attention({key: replay.readings[key] for key in replay.readings if key[0] in paths}, max_bytes)
         decode = found["decoder"] = chroma_decoder(run, decoder)

@@ -91,7 +91,7 @@ def attention(
         An exhibit with the verdict of its replay; its array is NaN where the replay is refused.
 
     Raises:
-        StateError: the step was not taken, or the network can not be read.
+        StateError: the step was not taken, or the network cannot be read.
         RangeError: nothing, or more than one thing, is asked for; a word, pixel, site, head or pass does not exist.
     """
     moment = call_of(run, step, site)

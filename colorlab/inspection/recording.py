@@ -40,7 +40,7 @@ def record(pipe: Any, *, guidance_passes: Sequence[str] | None = None, max_bytes
         guidance_passes: what the parts of its batch are, in order. None for pipelines that are known: Stable
             Diffusion and SDXL, from text or image, inpainting, with ControlNet or without; their batch is `uncond`,
             `cond`, or `cond` alone when guidance is off.
-        max_bytes: of everything kept; the step that does not fit, and those after it, can not be asked about.
+        max_bytes: of everything kept; the step that does not fit, and those after it, cannot be asked about.
 
     Returns:
         A context manager, and afterwards what the questions are put to.

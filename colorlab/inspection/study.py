@@ -215,7 +215,7 @@ class Study(Generic[Part]):
             try:
                 finished = next(self._iterator, None)
             except BaseException:
-                # An iterator that failed can not go on.
+                # An iterator that failed cannot go on.
                 self._is_over = True
                 raise
             finally:

@@ -6,7 +6,7 @@
 | contrastive loss | `contrastive_loss`, or DiffusionCLIP's `directional_loss` |
 | diffusion guidance loss | weighted sum of `luma`, `prior` and `denoise` |
 
-The summary compares a picture's vector with the conditioning of the denoising network, which can not be meant: both
+The summary compares a picture's vector with the conditioning of the denoising network, which cannot be meant: both
 vectors are taken from CLIP's joint space. CLIP sees the picture with the gray one's lightness (`judged`): the result
 has it, too, and textures that please CLIP can then not stand in for colors. Ours; `generated` leaves it as it is.
 

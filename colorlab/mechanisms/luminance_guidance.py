@@ -8,7 +8,7 @@ __all__ = ["LuminanceGuidance"]
 class LuminanceGuidance(DecoderTaps):
     """Add the luminance encoder's features (taps) to those of the frozen decoder, so that edges fall where they are.
 
-    Without it the decoder has to invent the structure that 8-px latent cells can not carry: ghosting.
+    Without it the decoder has to invent the structure that 8-px latent cells cannot carry: ghosting.
 
     Source: L-CAD, arXiv 2305.15217 (luminance-guided compression).
     """

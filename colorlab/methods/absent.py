@@ -82,7 +82,7 @@ class ModelDescription:
         return cls(**fields)
 
     def misfit(self, method: Method) -> str:
-        """Say why a model can not stand for this one; "" when it can, whatever its weights, device and dtype."""
+        """Say why a model cannot stand for this one; "" when it can, whatever its weights, device and dtype."""
         if method.name != self.method:
             return f"{method.model_name} is a model of {method.name}, but the file is of {self.method}"
         if method.schedule != self.schedule:
@@ -93,7 +93,7 @@ class ModelDescription:
 
 
 class AbsentMethod(Method):
-    """Stands for a model that is not at hand: what was recorded can be read, the networks can not be asked.
+    """Stands for a model that is not at hand: what was recorded can be read, the networks cannot be asked.
 
     Args:
         description: of the model.

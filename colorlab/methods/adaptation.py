@@ -115,7 +115,7 @@ class Adaptation:
 
         Raises:
             RangeError: another ending than ".safetensors".
-            ColorlabError: it can not be written.
+            ColorlabError: it cannot be written.
         """
         path = Path(path).expanduser()
         if path.suffix != SUFFIX:
@@ -127,7 +127,7 @@ class Adaptation:
                 file.write(save(tensors, metadata))
         except OSError as error:
             raise ColorlabError(
-                f"{str(path)!r} can not be written ({(error.strerror or str(error)).lower()}) and is as it was; make "
+                f"{str(path)!r} cannot be written ({(error.strerror or str(error)).lower()}) and is as it was; make "
                 "room, or choose another place."
             ) from error
         return path

@@ -219,7 +219,7 @@ class Method(ABC):
 
         Raises:
             RangeError: a required field is missing, a mechanism or parameter in `settings` does not exist, or the
-                settings ask for what the method or the solver can not do.
+                settings ask for what the method or the solver cannot do.
         """
         given = [field.name for field in fields(conditioning) if _is_given(getattr(conditioning, field.name))]
         for name in self.requires:

@@ -97,7 +97,7 @@ class ClipTower:
         if self.with_projection and f"{self._projection}weight" in stored:
             # The towers' part of a whole CLIP's configuration need not repeat how wide the projection is.
             tower_config.projection_dim = stored[f"{self._projection}weight"].shape[0]
-        # Some of its buffers are not in the file, so it can not be built without memory.
+        # Some of its buffers are not in the file, so it cannot be built without memory.
         with torch.random.fork_rng(devices=[]):
             encoder: Any = getattr(libraries, class_name)(tower_config)
         # Files say "text_model.", and so does the class before transformers 5.
@@ -221,7 +221,7 @@ def load_component(name: str, folder: Path, *, device: torch.device, dtype: torc
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         # Libraries list every key over many lines; the first one says which kind of trouble it is.
         reason = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{name} in {str(folder)!r} can not be loaded: {reason}") from error
+        raise WeightsError(f"{name} in {str(folder)!r} cannot be loaded: {reason}") from error
 
 
 def save_component(name: str, component: Any, folder: Path) -> None:

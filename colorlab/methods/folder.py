@@ -135,7 +135,7 @@ def write_index(folder: Path, index: ModelIndex) -> ModelIndex:
 
     Raises:
         WeightsError: a component has no weights where its kind has some.
-        ColorlabError: the file can not be written.
+        ColorlabError: the file cannot be written.
     """
     sha256 = {
         f"{where}/{file.name}": file_sha256(file)
@@ -155,7 +155,7 @@ def write_index(folder: Path, index: ModelIndex) -> ModelIndex:
         (folder / INDEX_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ColorlabError(
-            f"{str(folder / INDEX_NAME)!r} can not be written ({error.strerror}); choose a folder you may write to."
+            f"{str(folder / INDEX_NAME)!r} cannot be written ({error.strerror}); choose a folder you may write to."
         ) from error
     return ModelIndex(index.method, index.components, sha256, index.working_px, index.settings, index.card)
 
@@ -176,7 +176,7 @@ def load_method(folder: Path, index: ModelIndex, *, device: torch.device, dtype:
     try:
         method_class = find_method(index.method)
     except RangeError as error:
-        raise WeightsError(f"{str(folder / INDEX_NAME)!r} can not be used: {error}") from None
+        raise WeightsError(f"{str(folder / INDEX_NAME)!r} cannot be used: {error}") from None
     missing = [part for part in method_class.component_names if part not in index.components]
     if missing:
         raise WeightsError(
@@ -200,7 +200,7 @@ def save_method(method: Method, folder: Path, *, settings: Settings, card: Mappi
     """Write every component into a subfolder of its own, and the index.
 
     Raises:
-        ColorlabError: the folder can not be written.
+        ColorlabError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def save_method(method: Method, folder: Path, *, settings: Settings, card: Mappi
             save_component(name, component, folder / name)
     except OSError as error:
         raise ColorlabError(
-            f"{str(folder)!r} can not be written ({error.strerror or error}); choose a folder you may write to."
+            f"{str(folder)!r} cannot be written ({error.strerror or error}); choose a folder you may write to."
         ) from error
     standard = method.default_settings.to_dict()
     own = {name: value for name, value in settings.to_dict().items() if value != standard[name]}

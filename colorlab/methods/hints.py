@@ -165,7 +165,7 @@ def stroke_notes(edit: LocalEdit, conditioning: Conditioning, settings: Settings
             notes.append("There is neither a stroke nor a mask, so that nothing of the base image is changed.")
     elif has_base and settings.as_published and edit.in_force(settings)["mode"] == "keep_rest":
         notes.append(
-            "The released code can not keep the rest of a base image: as published all but the strokes is made anew; "
+            "The released code cannot keep the rest of a base image: as published all but the strokes is made anew; "
             "choose the mode 'rim' or 'area' of local_edit for its local edits."
         )
     return tuple(notes)

@@ -261,7 +261,7 @@ def rewrite(context: str, components: Mapping[str, Any], *, nouns: Sequence[str]
         )
     free = [name for name in IDENTIFIERS if name not in words and _num_tokens(name, components) == 1]
     if not free:
-        raise RangeError(f"None of {', '.join(IDENTIFIERS)} is a single token of this model; it can not be tuned so.")
+        raise RangeError(f"None of {', '.join(IDENTIFIERS)} is a single token of this model; it cannot be tuned so.")
     # More objects than identifiers: the first ones are told apart.
     pairs = list(zip(sorted(places), free, strict=False))
     return Rewriting(context, tuple(words), dict(pairs), {place: places[place] for place, _ in pairs})

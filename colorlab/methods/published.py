@@ -97,7 +97,7 @@ def convert_published(
         RangeError: there is no such method to convert, or it has no deformable autoencoder and no guidance by an
             exemplar, or what the UNet predicts is not said, or said of a method that has no choice.
         WeightsError: a file is missing, damaged, or holds another network; CLIP does not fit.
-        ColorlabError: the folder can not be written.
+        ColorlabError: the folder cannot be written.
     """
     _check_options(method, prediction_type, {"deformable autoencoder": deformable, "guidance by an exemplar": vgg19})
     weights = read_weights(checkpoint)
@@ -248,7 +248,7 @@ def _filled(
 def _text_encoder(weights: Weights) -> Any:
     """Build CLIP's text tower; its table of positions, which older files hold, is none of its weights."""
     named = {name: value for name, value in weights.items() if not name.endswith("position_ids")}
-    # Some of its buffers are not in the file, so it can not be built without memory.
+    # Some of its buffers are not in the file, so it cannot be built without memory.
     with torch.random.fork_rng(devices=[]):
         encoder: Any = libraries.CLIPTextModel(libraries.CLIPTextConfig(**architecture.text_config(named)))
     # Files say "text_model.", and so does the class before transformers 5.

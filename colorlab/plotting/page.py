@@ -53,7 +53,7 @@ def write_page(run: Run, path: Path, *, max_bytes: int = _MAX_BYTES) -> Path:
 
     Raises:
         StateError: the run has taken no step.
-        ColorlabError: the page can not be written, or does not fit at any size.
+        ColorlabError: the page cannot be written, or does not fit at any size.
     """
     if not run.step_index:
         raise StateError("The run has taken no step, so there is nothing to show; step() or finish() it.")
@@ -77,9 +77,7 @@ def write_page(run: Run, path: Path, *, max_bytes: int = _MAX_BYTES) -> Path:
             file.write(page)
     except OSError as error:
         reason = error.strerror or error
-        raise ColorlabError(
-            f"{str(path)!r} can not be written ({reason}); choose a folder you may write to."
-        ) from error
+        raise ColorlabError(f"{str(path)!r} cannot be written ({reason}); choose a folder you may write to.") from error
     return path
 
 

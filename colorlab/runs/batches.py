@@ -43,7 +43,7 @@ def predict_states(
     """Ask the networks about several moments of one step in one call, edits applied.
 
     The caller holds the lock of the method. A batch of other make-up sums in another order, so that a prediction
-    agrees with that of the state alone within about 1e-6 of its size in float32, not bit for bit. States that can not
+    agrees with that of the state alone within about 1e-6 of its size in float32, not bit for bit. States that cannot
     share a call (strokes that count for different steps, steered guidance) get one each.
 
     Args:
@@ -146,7 +146,7 @@ def _predict(
     states: Sequence[State],
     watch: AbstractContextManager[Any] | None = None,
 ) -> tuple[list[State], list[dict[str, torch.Tensor]]]:
-    """Return the states that enter the step, and the predictions; one call, or one each where they can not share it."""
+    """Return the states that enter the step, and the predictions; one call, or one each where they cannot share it."""
     if len({(state.step_index, state.timestep, state.latents.shape) for state in states}) != 1:
         raise ShapeError(f"{len(states)} states came, but at least one, all of one shape at one step, are expected.")
     segments = [segment] if isinstance(segment, Segment) else list(segment)
@@ -179,7 +179,7 @@ def _predict_each(
 ) -> tuple[list[State], list[dict[str, torch.Tensor]]]:
     """Do the work of `_predict` with one call for each state."""
     if watch is not None:
-        raise StateError(f"These {len(states)} states can not share a call, which is to be watched; ask one at a time.")
+        raise StateError(f"These {len(states)} states cannot share a call, which is to be watched; ask one at a time.")
     single = [_predict(method, segment, [state]) for segment, state in zip(segments, states, strict=True)]
     return [entering for (entering,), _ in single], [predictions for _, (predictions,) in single]
 

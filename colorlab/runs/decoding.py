@@ -243,7 +243,7 @@ class _Decoder:
         channels, height, width = (int(size) for size in entry["latent_shape"])
         method = self._methods[entry["model"]]
         prepared = _prepare(method, conditioning, settings, (channels, height, width))
-        # Asked for here, so that settings the schedule can not follow are refused before any step is read.
+        # Asked for here, so that settings the schedule cannot follow are refused before any step is read.
         timesteps_of(method, settings)
         environment = None if isinstance(method, AbsentMethod) else environment_of(method.vae)
         first_step = _at_least(entry["first_step"], 0, "first_step")

@@ -44,10 +44,10 @@ def encode_edit(
         run: returns the key of a run.
 
     Raises:
-        RunFileError: the edit is no dataclass, or a field holds what a file can not keep.
+        RunFileError: the edit is no dataclass, or a field holds what a file cannot keep.
     """
     if not is_dataclass(edit) or isinstance(edit, type):
-        raise RunFileError(f"The edit {edit!r} is no dataclass, so its fields can not be saved; make it one.")
+        raise RunFileError(f"The edit {edit!r} is no dataclass, so its fields cannot be saved; make it one.")
 
     def encode(value: Any, name: str) -> Any:
         if value is None or isinstance(value, bool | int | float | str):
@@ -71,7 +71,7 @@ def encode_edit(
         if is_run(value):
             return {"run": run(value)}
         raise RunFileError(
-            f"{type(edit).__name__}.{name} holds a {type(value).__name__}, which can not be saved; a run file keeps "
+            f"{type(edit).__name__}.{name} holds a {type(value).__name__}, which cannot be saved; a run file keeps "
             "plain values, arrays, tensors, strokes and runs."
         )
 

@@ -75,7 +75,7 @@ class Edit(Protocol):
     """
 
     def check(self, call: EditCall, tree: Tree) -> None:
-        """Raise when the edit can not act on this branch; asked when the branch is made, before anything is sampled."""
+        """Raise when the edit cannot act on this branch; asked when the branch is made, before anything is sampled."""
         ...
 
     def enter(self, latents: torch.Tensor, call: EditCall) -> torch.Tensor:

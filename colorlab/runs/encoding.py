@@ -80,7 +80,7 @@ class Encoder:
             Tables with the new entries, runs that changed, the order, and the tensors that are new.
 
         Raises:
-            RunFileError: an edit holds what a file can not keep.
+            RunFileError: an edit holds what a file cannot keep.
         """
         self._new = Archive({table: {} for table in TABLES})
         runs = tree.snapshot()

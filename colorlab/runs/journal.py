@@ -66,7 +66,7 @@ class Journal:
         position: of the journal that the tree was read from and that goes on here.
 
     Raises:
-        RunFileError: the folder can not be written.
+        RunFileError: the folder cannot be written.
     """
 
     def __init__(self, tree: "Tree", current: "Run", folder: Path, position: JournalPosition | None = None) -> None:
@@ -105,7 +105,7 @@ class Journal:
         """Wait until everything is written.
 
         Raises:
-            RunFileError: it can not be written.
+            RunFileError: it cannot be written.
         """
         self._do(self._append)
 
@@ -116,7 +116,7 @@ class Journal:
             current: the run that is returned when the folder is opened.
 
         Raises:
-            RunFileError: it can not be written; the journal is as it was.
+            RunFileError: it cannot be written; the journal is as it was.
         """
         self._do(lambda: self._write_base(current))
 
@@ -124,7 +124,7 @@ class Journal:
         """Write everything and stop; the folder stays and can be opened.
 
         Raises:
-            RunFileError: something can not be written.
+            RunFileError: something cannot be written.
         """
         try:
             self.flush()
@@ -199,7 +199,7 @@ def start_journal(tree: "Tree", current: "Run", folder: str | Path) -> Journal:
     """Have every change of a tree kept in a folder; the journal that it had elsewhere is closed.
 
     Raises:
-        RunFileError: the folder can not be written, or holds the journal of another work.
+        RunFileError: the folder cannot be written, or holds the journal of another work.
     """
     folder = Path(os.path.realpath(Path(folder).expanduser()))
     if tree.journal is not None and tree.journal.folder == folder:
@@ -254,7 +254,7 @@ def read_journal(folder: Path) -> tuple[Archive, JournalPosition]:
     if num_unread:
         reason = reason or f"Entry {through + len(archives)} is missing."
         warnings.warn(
-            f"The last {num_unread} of {len(entries)} entries of the journal in {str(folder)!r} can not be read, the "
+            f"The last {num_unread} of {len(entries)} entries of the journal in {str(folder)!r} cannot be read, the "
             f"changes in them are lost: {reason}",
             RunFileWarning,
             stacklevel=users_stacklevel(),

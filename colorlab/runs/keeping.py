@@ -37,7 +37,7 @@ class Keeping:
             The path.
 
         Raises:
-            RunFileError: it can not be written, or an edit holds what a file can not keep.
+            RunFileError: it cannot be written, or an edit holds what a file cannot keep.
         """
         path = Path(path).expanduser()
         run_file, encoding = (_module(name) for name in ("run_file", "encoding"))
@@ -67,7 +67,7 @@ class Keeping:
         Raises:
             StateError: the run has taken no step, or its model is not here.
             RangeError: another ending.
-            ColorlabError: the page can not be written, or does not fit.
+            ColorlabError: the page cannot be written, or does not fit.
         """
         path = Path(path).expanduser()
         if path.suffix != ".html":
@@ -88,7 +88,7 @@ class Keeping:
             The journal: `flush()` waits until all is written, `close()` ends it.
 
         Raises:
-            RunFileError: the folder can not be written, or holds the journal of another work.
+            RunFileError: the folder cannot be written, or holds the journal of another work.
 
         Warns:
             RunFileWarning: from the next step on, where a step could not be written (a full disk); it stays in memory

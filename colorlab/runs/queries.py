@@ -65,7 +65,7 @@ class Queries:
             A map (h, w), or shares by token, with the verdict of the replay.
 
         Raises:
-            StateError: the step was not taken, or the network can not be read.
+            StateError: the step was not taken, or the network cannot be read.
             RangeError: what is asked for does not exist.
         """
         exhibit: Exhibit = _inspection("queries").attention(

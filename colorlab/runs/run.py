@@ -76,7 +76,7 @@ class Run(RunQueries, Keeping):
         self.tree = tree
         self.timesteps = timesteps_of(method, self.segments[-1].settings)
         self._initial = initial
-        # Record and state are one entry, so that an interrupt can not leave one without the other.
+        # Record and state are one entry, so that an interrupt cannot leave one without the other.
         self._edges = list(edges)
         self.num_shared = len(self._edges) if num_shared is None else num_shared
         self._pictures = PictureShelf()
@@ -260,7 +260,7 @@ class Run(RunQueries, Keeping):
             A new run of the same tree that stands at `step`; nothing is sampled yet.
 
         Raises:
-            RangeError: there is no such state yet, or the change can not be made in the middle of a run.
+            RangeError: there is no such state yet, or the change cannot be made in the middle of a run.
         """
         with self._lock:
             step = self.step_index if step is None else step

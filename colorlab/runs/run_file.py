@@ -92,7 +92,7 @@ def write_archive(path: Path, archive: Archive, *, is_durable: bool = True) -> N
     """Write an archive so that `path` is either the whole new file or what it was before.
 
     Raises:
-        RunFileError: it can not be written.
+        RunFileError: it cannot be written.
     """
     content = json.dumps(archive.content, separators=(",", ":"))
     metadata = {_VERSION_KEY: _VERSION, _CONTENT_KEY: content, _HASH_KEY: _content_hash(content)}
@@ -104,7 +104,7 @@ def write_archive(path: Path, archive: Archive, *, is_durable: bool = True) -> N
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise RunFileError(
-            f"{str(path)!r} can not be written ({reason}) and is as it was; make room, or choose another place."
+            f"{str(path)!r} cannot be written ({reason}) and is as it was; make room, or choose another place."
         ) from error
 
 
@@ -126,7 +126,7 @@ def read_archive(path: Path) -> Archive:
     except ColorlabError:
         raise
     except OSError as error:
-        raise RunFileError(f"{str(path)!r} can not be read ({error.strerror or error}).") from error
+        raise RunFileError(f"{str(path)!r} cannot be read ({error.strerror or error}).") from error
     except Exception as error:  # a damaged header can make the reader fail in any way
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise RunFileError(f"{str(path)!r} is damaged or no run file ({reason}); use another copy of it.") from error

@@ -199,7 +199,7 @@ def check_continues(method: Method, step: int, old: Segment, new: Segment) -> No
     """Check that a run that came to a step under one segment can go on from there under another.
 
     Raises:
-        RangeError: the change can not be made in the middle of a run.
+        RangeError: the change cannot be made in the middle of a run.
     """
     if not torch.equal(timesteps_of(method, new.settings), timesteps_of(method, old.settings)):
         raise RangeError(

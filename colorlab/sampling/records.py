@@ -49,7 +49,7 @@ class StepRecord:
         predictions: predicted noise of each guidance pass, by the name of the pass; (B, C, h, w) each.
         noise_pred: (B, C, h, w), predicted noise after guidance.
         pred_original_sample: (B, C, h, w), the clean latents that `noise_pred` implies.
-        network_inputs: what entered the network beside the latents and can not be recomputed; normally empty.
+        network_inputs: what entered the network beside the latents and cannot be recomputed; normally empty.
         environment: in which the network was asked; None where nobody took note of it.
 
     Raises:

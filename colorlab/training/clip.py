@@ -3,7 +3,7 @@
 Four contrasts are learned at once: picture against caption (as CLIP); each patch against the phrases of the objects in
 the batch (exact masks say which is where; without this, position weights would mean nothing); each patch of an object
 against the nouns inside full captions, those with exchanged colors among them (without this, a noun's hidden state need
-not know its color, and cross-attention can not tell whose color is whose); and colored pictures against the same with
+not know its color, and cross-attention cannot tell whose color is whose); and colored pictures against the same with
 their color taken away, each with a caption that says so (without this, DiffColor's first stage would have no gradient).
 """
 

@@ -1,6 +1,6 @@
 """Recipe `colorizediffusion-lines`: an encoder of the sketch's lines whose features enter the frozen decoder.
 
-A latent cell of 8 px does not say where in it a line lies, so that a decoder can not follow a sketch more closely than
+A latent cell of 8 px does not say where in it a line lies, so that a decoder cannot follow a sketch more closely than
 its cells: what the shipped autoencoder makes of scenes has an edge F1 of 0.63 against their sketches, the scenes
 themselves have 0.85. The encoder is L-CAD's for luminance, and sees lines instead.
 

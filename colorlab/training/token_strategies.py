@@ -2,7 +2,7 @@
 
 | strategy | here |
 | --- | --- |
-| latent shuffle | `shuffle_tokens`; cross-attention sums over tokens, so it can not change anything but rounding |
+| latent shuffle | `shuffle_tokens`; cross-attention sums over tokens, so it cannot change anything but rounding |
 | high drop rate | `drop_tokens` |
 | noisy training, first and later version | `noisy_tokens`, `noise_timesteps` |
 | offset noise of the latents | `offset_noise` |

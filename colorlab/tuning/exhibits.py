@@ -47,7 +47,7 @@ def contrastive_bench(method: DiffColor, picture: Any, context: str, settings: S
 
     Raises:
         StateError: the model has no CLIP.
-        ImageError: the picture can not be used.
+        ImageError: the picture cannot be used.
     """
     settings = settings or method.default_settings
     temperature: Any = method.tuning.in_force(settings)["temperature"]

@@ -71,7 +71,7 @@ class TuningFile:
         """Write a tuning as it stands.
 
         Raises:
-            RunFileError: another ending, or it can not be written.
+            RunFileError: another ending, or it cannot be written.
         """
         path = self.path.expanduser()
         if path.suffix != SUFFIX:

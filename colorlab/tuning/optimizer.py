@@ -1,4 +1,4 @@
-"""Adam as a pure step: new tensors come out and the old ones stay, so that an interrupt can not leave half a step."""
+"""Adam as a pure step: new tensors come out and the old ones stay, so that an interrupt cannot leave half a step."""
 
 import math
 from collections.abc import Mapping

@@ -236,7 +236,7 @@ class Tuning:
         """Write the tuning with its checkpoints; `colorizer.resume_tuning(path)` goes on with it.
 
         Raises:
-            RunFileError: it can not be written; a file that is there stays as it was.
+            RunFileError: it cannot be written; a file that is there stays as it was.
         """
         with self._lock:
             return TuningFile(Path(path)).write(self)
@@ -245,7 +245,7 @@ class Tuning:
         """Write the tuning now, and again with every checkpoint and at the end of every stage.
 
         Raises:
-            RunFileError: it can not be written now.
+            RunFileError: it cannot be written now.
 
         Warns:
             TuningWarning: it could not be written later on (a full disk); it stays in memory and is tried again.

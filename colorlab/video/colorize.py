@@ -74,7 +74,7 @@ def colorize_video(
         ImageError: the source is no video, is damaged, or has no frame.
         ShapeError: its frames differ in size.
         StateError: the folder of finished frames belongs to another video, model or settings.
-        ColorlabError: the target can not be written.
+        ColorlabError: the target cannot be written.
 
     Example:
         >>> colorlab.colorize_video("in.mp4", "out.mp4", colorizer, prompt="a red car")  # doctest: +SKIP

@@ -68,7 +68,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     Raises:
         MissingExtraError: PyAV is not installed.
         RangeError: `path` has an ending that is not in `VIDEO_SUFFIXES`.
-        ColorlabError: the file can not be written.
+        ColorlabError: the file cannot be written.
     """
     imageio = _imageio()
     check_target(path)
@@ -87,7 +87,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
                 file.write_frame(np.ascontiguousarray(frame))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise ColorlabError(f"{path} can not be written ({reason}); name another place.") from error
+        raise ColorlabError(f"{path} cannot be written ({reason}); name another place.") from error
 
 
 def check_source(path: Path) -> None:
@@ -133,7 +133,7 @@ def _frames(file: Any, path: Path) -> Iterator[np.ndarray]:
         if type(error).__module__.split(".")[0] not in ("av", "imageio"):
             raise
         raise ImageError(
-            f"{str(path)!r} can not be read behind its first {number} frames ({error}); give an undamaged file."
+            f"{str(path)!r} cannot be read behind its first {number} frames ({error}); give an undamaged file."
         ) from error
     if not number:
         raise ImageError(f"{str(path)!r} holds no frame; give a video with at least one.")

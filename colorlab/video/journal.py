@@ -41,7 +41,7 @@ class VideoJournal:
 
     Raises:
         StateError: the folder holds the frames of something else.
-        OSError: it can not be written.
+        OSError: it cannot be written.
     """
 
     def __init__(self, folder: Path, plan: dict[str, object]) -> None:

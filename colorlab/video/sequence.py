@@ -89,7 +89,7 @@ class Sequence:
         RangeError: the model colors no gray pictures; with propagation: it takes no hints, or the conditioning has a
             base image. While iterating: as `Colorizer.start`.
         ShapeError: while iterating: a frame differs in size from the one before.
-        ImageError: while iterating: a frame can not be used.
+        ImageError: while iterating: a frame cannot be used.
 
     Source: CtrlColor, arXiv 2402.10855: the first frame is colored, then its colors become hints of the next ones.
     Deviation: the paper gives no algorithm; the matching is `colorlab.video.matching`, and hints are given as a base
@@ -228,7 +228,7 @@ def _without_places(conditioning: Conditioning) -> Conditioning:
 
 
 def _check_takes_hints(method: Method, settings: Settings) -> None:
-    """Refuse a model that can not go on from given colors, or settings that keep it from doing so."""
+    """Refuse a model that cannot go on from given colors, or settings that keep it from doing so."""
     edits = [mechanism for mechanism in method.mechanisms if isinstance(mechanism, LocalEdit)]
     if not edits:
         raise RangeError(

@@ -88,7 +88,7 @@ def test_odd_strokes_have_a_stated_behavior(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "can not be read (no such file"),
+        (None, "cannot be read (no such file"),
         ("", "no JSON"),
         ('{"points": []}', "a list of objects"),
         ('[{"points": [[1, 2]], "color": [1, 2, 3]}]', "A stroke has points, color, radius_px"),

@@ -162,7 +162,7 @@ def test_models_without_weights_are_listed_and_say_how_to_get_them(
     listed = capsys.readouterr().out
     for name in ("mini/colorizediffusion", "mini/colorizediffusion-cls"):
         assert f"{name}  " in listed
-        with pytest.raises(WeightsError, match=f"{name} can not be loaded: the weights of this model are not in"):
+        with pytest.raises(WeightsError, match=f"{name} cannot be loaded: the weights of this model are not in"):
             colorlab.load(name)
     assert "colorlab train colorizediffusion-cls" in listed
     # With a folder of that name it is a model like any other.

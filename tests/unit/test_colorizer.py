@@ -167,16 +167,16 @@ DAMAGES = {
     "config gone": (lambda folder: (folder / "unet" / "config.json").unlink(), "no config.json"),
     "config damaged": (
         lambda folder: (folder / "unet" / "config.json").write_text("{"),
-        "unet in .* can not be loaded",
+        "unet in .* cannot be loaded",
     ),
-    "tokenizer gone": (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer in .* can not be loaded"),
+    "tokenizer gone": (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer in .* cannot be loaded"),
     "hash missing": (forget_the_hash, "has no SHA-256 for unet/"),
     "component missing": (forget_a_component, "names no folder for vae"),
     "other architecture": (
         lambda folder: (folder / "unet" / "config.json").write_text(
             json.dumps({**json.loads((folder / "unet" / "config.json").read_text()), "in_channels": 5})
         ),
-        "unet in .* can not be loaded: .*conv_in",
+        "unet in .* cannot be loaded: .*conv_in",
     ),
     "index gone": (lambda folder: (folder / INDEX_NAME).unlink(), "no model_index.json"),
     "index damaged": (lambda folder: (folder / INDEX_NAME).write_text("{]"), "is damaged"),
@@ -229,7 +229,7 @@ def test_devices_and_dtypes_that_do_not_exist_are_refused(saved):
 
 def test_a_folder_that_can_not_be_written_is_said_so(colorizer, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ColorlabError, match="can not be written"):
+    with pytest.raises(ColorlabError, match="cannot be written"):
         colorizer.save_pretrained(tmp_path / "file" / "model")
 
 

@@ -155,7 +155,7 @@ def test_files_that_can_not_be_are_told(tmp_path: Path) -> None:
     with pytest.raises(RangeError, match=r"saved as \.npz, \.csv"):
         heat().save(tmp_path / "x.tiff")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ColorlabError, match="can not be written"):
+    with pytest.raises(ColorlabError, match="cannot be written"):
         heat().save(tmp_path / "file" / "x.npz")
     with pytest.raises(ColorlabError, match="no exhibit"):
         Exhibit.load(tmp_path / "nothing.npz")

@@ -154,7 +154,7 @@ def test_a_step_that_can_not_be_repeated_is_told():
     run.step()
     with torch.no_grad():
         run.method.unet.conv_out.weight.mul_(1.5)
-    with pytest.raises(StateError, match="can not be repeated as it was"):
+    with pytest.raises(StateError, match="cannot be repeated as it was"):
         run.study.head_ranking(0, progress=False)
 
 

@@ -1,4 +1,4 @@
-"""Prompts with identifiers: places of colors, alignment of tokens, and what can not be aligned."""
+"""Prompts with identifiers: places of colors, alignment of tokens, and what cannot be aligned."""
 
 import pytest
 from tiny import tiny_components, word_tokenizer

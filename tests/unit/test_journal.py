@@ -186,7 +186,7 @@ def test_a_full_disk_is_told_once_and_loses_nothing(folder, picture):
         warnings.simplefilter("always")
         for _ in range(4):
             run.step()
-        with pytest.raises(RunFileError, match="can not be written"):
+        with pytest.raises(RunFileError, match="cannot be written"):
             journal.flush()
     assert [warning.category for warning in told] == [colorlab.RunFileWarning]
     assert "Autosave tries again at every step" in str(told[0].message)
@@ -205,7 +205,7 @@ def test_a_failed_compaction_leaves_the_journal_as_it_was(folder, picture):
     journal = run.autosave(folder)
     run.finish(progress=False)
     journal.flush()
-    with small_files(200), pytest.raises(RunFileError, match="can not be written"):
+    with small_files(200), pytest.raises(RunFileError, match="cannot be written"):
         journal.compact(run)
     assert_same_tree(colorlab.open(folder, tiny_colorizer()), run)
 

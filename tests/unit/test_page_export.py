@@ -1,4 +1,4 @@
-"""A run as a page: everything is in one file, within its size, and what the user wrote can not break it."""
+"""A run as a page: everything is in one file, within its size, and what the user wrote cannot break it."""
 
 import base64
 import io
@@ -72,7 +72,7 @@ def test_what_can_not_be_written_is_said(colorizer, picture, tmp_path):
     assert len(data_of(run.to_html(tmp_path / "page.html"))["frames"]) == 1
     with pytest.raises(RangeError, match=r"ends in \.html"):
         run.to_html(tmp_path / "page.png")
-    with pytest.raises(ColorlabError, match="can not be written"):
+    with pytest.raises(ColorlabError, match="cannot be written"):
         run.to_html(tmp_path / "no" / "page.html")
     with pytest.raises(ColorlabError, match="at most 1000 are allowed"):
         run.to_html(tmp_path / "page.html", max_bytes=1000)

@@ -119,7 +119,7 @@ def test_the_source_of_an_edit_is_kept_though_it_was_pruned(colorizer, picture, 
 
 def test_an_edit_that_can_not_be_kept_or_is_not_known_is_named(colorizer, picture, path):
     run = colorizer.start(picture)
-    with pytest.raises(RunFileError, match=r"Nudge\.values holds a function, which can not be saved"):
+    with pytest.raises(RunFileError, match=r"Nudge\.values holds a function, which cannot be saved"):
         run.branch(
             step=0, edits=[Nudge(1.0, values=test_edits_come_back_with_their_fields_and_the_runs_they_name)]
         ).save(path)

@@ -1,4 +1,4 @@
-"""Run files and the world: models that are not here or are others, places and disks that can not be written."""
+"""Run files and the world: models that are not here or are others, places and disks that cannot be written."""
 
 import os
 import warnings
@@ -151,7 +151,7 @@ def test_bad_places_are_refused_in_one_sentence(colorizer, picture, tmp_path):
     for path, message in [
         (tmp_path / "picture.png", "no name of a run file"),
         (tmp_path / "no" / "picture.colorlab", "There is no folder"),
-        (Path("/proc/picture.colorlab"), "can not be written"),
+        (Path("/proc/picture.colorlab"), "cannot be written"),
     ]:
         with pytest.raises(RunFileError, match=message):
             run.save(path)
@@ -175,7 +175,7 @@ def test_bad_places_are_refused_in_one_sentence(colorizer, picture, tmp_path):
 def test_a_read_only_folder_is_refused(colorizer, picture, tmp_path):
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(RunFileError, match="can not be written"):
+        with pytest.raises(RunFileError, match="cannot be written"):
             colorizer.start(picture).save(tmp_path / "picture.colorlab")
     finally:
         tmp_path.chmod(0o700)
@@ -195,7 +195,7 @@ def test_a_full_disk_leaves_the_old_file_and_the_run(colorizer, picture, path):
     run.save(path)
     before = path.read_bytes()
     run.finish(progress=False)
-    with small_files(len(before) // 2), pytest.raises(RunFileError, match=r"can not be written .* and is as it was"):
+    with small_files(len(before) // 2), pytest.raises(RunFileError, match=r"cannot be written .* and is as it was"):
         run.save(path)
     assert path.read_bytes() == before
     assert [each.name for each in path.parent.iterdir()] == [path.name]

@@ -122,7 +122,7 @@ def test_edits_are_added_changed_reordered_and_taken_out(model):
     assert model.conditioning.manipulations == EDITS
     model.error = ""
     done(model)
-    # What says that it can not act is said here, too.
+    # What says that it cannot act is said here, too.
     view.enhance.value = True
     view.texts["anchor_text"].value = ""
     done(model)

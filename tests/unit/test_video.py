@@ -255,7 +255,7 @@ def test_a_file_that_can_not_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(ColorlabError, match=r"out\.mp4 can not be written \(no space left on device\)"):
+    with pytest.raises(ColorlabError, match=r"out\.mp4 cannot be written \(no space left on device\)"):
         write_video(tmp_path / "out.mp4", [np.zeros((32, 32, 3), np.uint8)], 25)
     assert not list(tmp_path.iterdir())
 

@@ -80,7 +80,7 @@ class FilePanel(View):
             self._give(**{field: picture})
 
     def _give(self, **fields: object) -> None:
-        """Change the conditioning, or say why it can not be."""
+        """Change the conditioning, or say why it cannot be."""
         try:
             self.model.conditioning = self.model.conditioning.replace(**fields)
             self.caption.value = ""

@@ -154,7 +154,7 @@ class InstanceView(View):
     # The model.
 
     def _put(self, masks: Mapping[str, np.ndarray], chosen: str | None = None) -> None:
-        """Give the model other masks and choose one of them, or say why they can not be."""
+        """Give the model other masks and choose one of them, or say why they cannot be."""
         try:
             self.model.conditioning = self.model.conditioning.replace(masks=dict(masks))
         except ColorlabError as problem:

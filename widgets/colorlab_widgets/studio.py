@@ -57,7 +57,7 @@ class Studio(View):
         views: those behind the tabs, by name; each is made when it is first seen or asked for.
 
     Raises:
-        ImageError: the picture can not be used.
+        ImageError: the picture cannot be used.
     """
 
     # A Studio whose picture could not be read is closed, too, when it is freed.
@@ -79,7 +79,7 @@ class Studio(View):
         self.tabs = ipywidgets.Tab(panels, layout=ipywidgets.Layout(flex="1 1 400px", min_width="0"))
         for index, title in enumerate(("Paint", *self.views)):
             self.tabs.set_title(index, title)
-        # Who can not paint colors comes to look.
+        # Who cannot paint colors comes to look.
         self.tabs.selected_index = 0 if "strokes" in colorizer.method.fields_read() else 1
         self.tabs.observe(lambda change: self._show_tab(), "selected_index")
         left = ipywidgets.VBox(

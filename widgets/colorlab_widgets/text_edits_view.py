@@ -134,7 +134,7 @@ class TextEditsView(View):
         return lambda change: self._change(**{name: change.new})
 
     def _change(self, **fields: Any) -> None:
-        """Change fields of the edit that is shown; what can not be is told, and the controls go back."""
+        """Change fields of the edit that is shown; what cannot be is told, and the controls go back."""
         if self._is_writing or self.index < 0:
             return
         try:

@@ -236,7 +236,7 @@ class ViewModel(traitlets.HasTraits):
         self.look_at(run.num_steps if run.is_finished else run.step_index - 1)
 
     def rename(self, run: Run, name: str) -> None:
-        """Give a run another name; a name that can not be is told in `error`."""
+        """Give a run another name; a name that cannot be is told in `error`."""
         with self._told():
             self.tree.name(run, name.strip())
             self.tree_version += 1
@@ -269,7 +269,7 @@ class ViewModel(traitlets.HasTraits):
             kind: whose question it is: "attention", "trajectory" ...
             question: called in the worker's thread.
             then: given the answer, in the same thread.
-            failed: given one sentence instead, where it can not be answered; `error` by default.
+            failed: given one sentence instead, where it cannot be answered; `error` by default.
             urgency: higher is served first.
         """
 
@@ -324,7 +324,7 @@ class ViewModel(traitlets.HasTraits):
         self.worker.submit(RUN, job)
 
     def _run_to_go_on(self) -> Run:
-        """Return the run looked at; a branch of it where something was changed, a new one where it can not go on."""
+        """Return the run looked at; a branch of it where something was changed, a new one where it cannot go on."""
         run = self.run
         if run is None or (self.is_changed and (run.is_finished or self._starts_anew(run))):
             return self.colorizer.start(self.conditioning, self.settings, tree=self.tree)

@@ -11,7 +11,7 @@
 | `PatchLatents` | latents of a source run in a region | what enters the step |
 | `PatchFeatures` | features of a source run in a region | outputs of blocks |
 
-Several act together, in the order of the list. What can not work is told when the branch is made.
+Several act together, in the order of the list. What cannot work is told when the branch is made.
 
 An edit that changes nothing goes through the same hooks as any other. Through values, keys and outputs it gives the
 parent bit for bit on a CPU, and on CUDA, whose kernels may sum in another order, within the tolerance of a replay that

@@ -70,7 +70,7 @@ class BaseEdit(ABC):
         return self.steps is None or step_index in self.steps
 
     def check(self, call: EditCall, tree: Tree) -> None:
-        """Raise when the edit can not act on a branch: what it names does not exist there.
+        """Raise when the edit cannot act on a branch: what it names does not exist there.
 
         Raises:
             RangeError: a step, word, site, head or pass does not exist.

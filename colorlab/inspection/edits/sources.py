@@ -34,7 +34,7 @@ class PatchLatents(SourceEdit):
         steps: at which steps; None for all.
 
     Raises:
-        ShapeError, RangeError: the mask can not be used; when branching: the source does not fit.
+        ShapeError, RangeError: the mask cannot be used; when branching: the source does not fit.
 
     Source: ours; blending the latents of two paths in a mask is Blended Diffusion, arXiv 2111.14818.
     """
@@ -88,7 +88,7 @@ class PatchFeatures(SourceEdit):
         steps: at which steps; None for all.
 
     Raises:
-        ShapeError, RangeError: the mask can not be used; when branching: the source does not fit, or a site or pass
+        ShapeError, RangeError: the mask cannot be used; when branching: the source does not fit, or a site or pass
             does not exist.
 
     Source: activation patching, arXiv 2202.05262 (causal tracing); features injected from another path, arXiv

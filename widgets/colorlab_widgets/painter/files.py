@@ -93,7 +93,7 @@ def png_to_strokes(data: bytes, size: tuple[int, int]) -> Strokes:
         has_alpha = image.has_transparency_data
         pixels = np.asarray(image.convert("RGBA"))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"The hint can not be read as a picture ({error}); give a PNG file.") from error
+        raise ImageError(f"The hint cannot be read as a picture ({error}); give a PNG file.") from error
     if not has_alpha:
         raise ImageError("The hint has no alpha, so that everything in it would be painted; give a PNG with alpha.")
     strokes = hint_to_strokes(pixels[..., :3], pixels[..., 3] >= 128)

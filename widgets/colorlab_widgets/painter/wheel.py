@@ -28,7 +28,7 @@ _LIGHTNESS_STEP = 2
 class ChromaWheel(VBox):
     """Show which colors a lightness allows, and let the user take one.
 
-    CIELAB a runs to the right and b up, gray is in the middle. Colors that a pixel of this lightness can not have are
+    CIELAB a runs to the right and b up, gray is in the middle. Colors that a pixel of this lightness cannot have are
     left out. A click outside of them takes the nearest color of that hue. A ring marks the color of the brush; where
     the lightness does not allow it, a line leads to the color that would be shown instead.
 

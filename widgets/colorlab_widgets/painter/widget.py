@@ -54,7 +54,7 @@ class StrokePainter(PainterState, VBox):
         num_steps: steps of a run, for the step range of a stroke.
 
     Raises:
-        ImageError: the picture can not be read.
+        ImageError: the picture cannot be read.
         ShapeError: a mask has another size than the picture.
 
     Example:
