@@ -41,7 +41,7 @@ from colorlab.training.grids import picture_grid, run_pictures
 from colorlab.training.grounding import NUM_THINGS, AttentionReader, grounding_loss
 from colorlab.training.latents import EncodedPictures
 from colorlab.training.scenes import TEST_SEEDS, exemplar_scene, make_scene, sketch
-from colorlab.training.sketched_kinds import UNKNOWN, cell_kinds
+from colorlab.training.sketched_kinds import UNKNOWN, KindReader, cell_kinds
 from colorlab.training.sketched_unet import (
     SketchedUnet,
     TaughtSketchEncoder,
@@ -61,6 +61,8 @@ SHARED = {
 }
 LINE_ENCODER = "line_encoder"
 """Component and folder of what `LineRecipe` trains."""
+KIND_READER = "kind_reader"
+"""Folder of the reader of kinds beside the sketch encoder that `SketchRecipe` trains."""
 PHOTOGRAPH_SHARE = 0.15
 """Share of photographs in a batch. Ours."""
 SKETCH_DROP_RATE = 0.05
@@ -158,8 +160,9 @@ class SketchRecipe:
         return picture_grid([(1 - pixels[:, :1]) / 2, *shown])
 
     def export(self, folder: Path, module: Any, card: Mapping[str, object]) -> None:
-        """Save the sketch encoder."""
+        """Save the sketch encoder, and in a folder of its own the reader, which the next stage trains on."""
         module.sketch_encoder.save_pretrained(folder)
+        module.kind_reader.save_pretrained(folder / KIND_READER)
 
     @torch.no_grad()
     def _seen(self, rows: torch.Tensor) -> torch.Tensor:
@@ -185,6 +188,7 @@ class ColorizeDiffusionRecipe:
         edited: makes exemplars that are edited by text, read by the Attention model.
         token_map: (D, D) from patches to words, see `fit_token_map`.
         strategies: against the distribution problem.
+        kind_reader: of stage 1; None begins with an untrained one.
         start: networks to begin with instead of `unet` and `sketch_encoder`; holds `projection`.
     """
 
@@ -200,11 +204,13 @@ class ColorizeDiffusionRecipe:
         edited: EditedExemplars,
         token_map: torch.Tensor,
         strategies: Strategies,
+        kind_reader: KindReader | None = None,
         start: SketchedUnet | None = None,
     ) -> None:
         self.encoded, self.sketched, self.schedule = encoded, sketched, schedule
         self.unet, self.sketch_encoder, self.projection = unet, sketch_encoder, projection
-        self.edited, self.token_map, self.strategies, self.start = edited, token_map, strategies, start
+        self.edited, self.token_map, self.strategies = edited, token_map, strategies
+        self.kind_reader, self.start = kind_reader, start
 
     @property
     def name(self) -> str:
@@ -217,7 +223,7 @@ class ColorizeDiffusionRecipe:
             return self.start
         unet = without_taps(self.unet)
         read_tokens_as_words(unet, self.token_map)
-        sketched: Any = SketchedUnet(unet, self.sketch_encoder, self.projection)
+        sketched: Any = SketchedUnet(unet, self.sketch_encoder, self.projection, self.kind_reader)
         module: nn.Module = sketched.to(memory_format=torch.channels_last)
         return module
 

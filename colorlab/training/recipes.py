@@ -38,7 +38,7 @@ from colorlab.networks.exemplar_projection import ExemplarProjection, Reads
 from colorlab.networks.libraries import CLIPModel, CLIPTokenizer
 from colorlab.training.captions import vocabulary
 from colorlab.training.clip import ClipRecipe, Frozen
-from colorlab.training.colorizediffusion import ColorizeDiffusionRecipe, SketchRecipe, Strategies
+from colorlab.training.colorizediffusion import KIND_READER, ColorizeDiffusionRecipe, SketchRecipe, Strategies
 from colorlab.training.ctrlcolor_members import (
     build_ctrlcolor,
     build_deformable,
@@ -56,6 +56,7 @@ from colorlab.training.members import family_schedule, find_member, load_lcad_un
 from colorlab.training.photos import photographs_key
 from colorlab.training.pixels import Pictures
 from colorlab.training.prior import PriorRecipe
+from colorlab.training.sketched_kinds import KindReader
 from colorlab.training.sketched_unet import SketchedUnet, without_taps
 from colorlab.training.token_words import measure_similarity, phrase_vectors, token_map_of
 from colorlab.training.tokenizer import train_tokenizer
@@ -183,8 +184,10 @@ def _start_warm(recipe: Recipe, name: str, out: Path, device: torch.device) -> N
         recipe.go_on_from(folder, device)
     else:
         names = ("unet", "sketch_encoder", "exemplar_projection")
-        parts = [load_component(part, folder / part, device=device, dtype=torch.float32) for part in names]
-        recipe.start = SketchedUnet(*parts)
+        unet, encoder, projection = (
+            load_component(part, folder / part, device=device, dtype=torch.float32) for part in names
+        )
+        recipe.start = SketchedUnet(unet, encoder, projection, recipe.kind_reader)
 
 
 def refresh_indexes(family: Path) -> None:
@@ -321,6 +324,8 @@ def _build_colorizediffusion(
             reads=reads, width=sketched.tokens.shape[-1], polarity=polarity, present_similarity=round(present, 3)
         )
     sketch_folder = find_member(out, "sketch", "colorizediffusion/sketch_encoder")
+    known_kinds = sketch_folder / KIND_READER
+    kind_reader = KindReader.from_pretrained(known_kinds).to(device) if known_kinds.is_dir() else None
     start = None
     if reads == "global":
         # The class token knows less than the patches; a network that paints by patches already is half of the way.
@@ -329,7 +334,7 @@ def _build_colorizediffusion(
             load_component(name, known / name, device=device, dtype=torch.float32)
             for name in ("unet", "sketch_encoder")
         ]
-        start = SketchedUnet(parts[0], parts[1], projection)
+        start = SketchedUnet(parts[0], parts[1], projection, kind_reader)
     return ColorizeDiffusionRecipe(
         encode_pictures(pictures, load_vae(out, device), cache, key=key),
         sketched,
@@ -340,6 +345,7 @@ def _build_colorizediffusion(
         edited=EditedExemplars(clip["projected_image_encoder"], phrases, polarity),
         token_map=token_map_of(sketched, pictures.scenes, len(pictures.photographs), text, phrases),
         strategies=strategies,
+        kind_reader=kind_reader,
         start=start,
     )
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from colorlab.networks.libraries import ConfigMixin, ModelMixin, register_to_config
 from colorlab.training.corpus import SKY_INDEX
 from colorlab.training.latents import EncodedPictures
 from colorlab.training.scene_kinds import KINDS
@@ -26,13 +27,14 @@ UNKNOWN = -100
 _BACKDROP = len(KINDS)
 
 
-class KindReader(nn.Module):
+class KindReader(ModelMixin, ConfigMixin):
     """Reads kinds from the finest hints; a part of the training alone.
 
     Args:
         channels: C_i of the hints that are read, finest first.
     """
 
+    @register_to_config
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         self.heads = nn.ModuleList(nn.Conv2d(width, len(KINDS) + 1, 1) for width in channels)

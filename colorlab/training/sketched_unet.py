@@ -38,14 +38,19 @@ class SketchedUnet(nn.Module):
         unet: with four input channels.
         sketch_encoder: of its widths.
         projection: of the exemplar's tokens.
+        kind_reader: None for an untrained one.
     """
 
     def __init__(
-        self, unet: UNet2DConditionModel, sketch_encoder: SketchEncoder, projection: ExemplarProjection
+        self,
+        unet: UNet2DConditionModel,
+        sketch_encoder: SketchEncoder,
+        projection: ExemplarProjection,
+        kind_reader: KindReader | None = None,
     ) -> None:
         super().__init__()
         self.unet, self.sketch_encoder, self.projection = unet, sketch_encoder, projection
-        self.kind_reader = kind_reader_of(sketch_encoder)
+        self.kind_reader = kind_reader or kind_reader_of(sketch_encoder)
 
     def forward(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, hints: Sequence[torch.Tensor], tokens: torch.Tensor
