@@ -72,7 +72,8 @@ def train_one(given: argparse.Namespace, name: str, strategies: Strategies, seed
     label = f"{name.replace(' ', '-').replace(',', '')}-{seed}"
     member = given.out / "family" / f"strategy-{label}"
     if not (member / "model_index.json").is_file():
-        plan = replace(PLANS["colorizediffusion"], steps=given.steps, seed=seed)
+        known = PLANS["colorizediffusion"]
+        plan = replace(known, steps=given.steps, seed=seed, warmup=min(known.warmup, given.steps // 10))
         recipe = colorizediffusion_recipe(given.data, given.out, torch.device(given.device), strategies=strategies)
         train(recipe, plan, given.out / "strategies" / label, member, device=given.device, resume=True)
     return member
