@@ -13,6 +13,7 @@ from colorlab.errors import RangeError, ShapeError, StateError
 from colorlab.inspection.moments import PastStep, Reader
 from colorlab.methods.base import Method
 from colorlab.methods.text import tokenize, tokens_between, word_spans
+from colorlab.settings import Settings
 from colorlab.strokes import Stroke, Strokes
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 
-def text_of_pass(method: Method, conditioning: Conditioning, guidance_pass: str) -> str:
+def text_of_pass(method: Method, conditioning: Conditioning, guidance_pass: str, settings: Settings) -> str:
     """Return the text whose tokens the cross-attention of a guidance pass receives.
 
     Raises:
@@ -41,7 +42,9 @@ def text_of_pass(method: Method, conditioning: Conditioning, guidance_pass: str)
     if "tokenizer" not in method.components:
         raise StateError(f"{method.name} reads no words; name a pixel, a region or a site instead.")
     # `uncond`, and a pass made from it such as `degraded_uncond`.
-    return conditioning.negative_prompt if guidance_pass.endswith("uncond") else conditioning.prompt
+    if guidance_pass.endswith("uncond"):
+        return conditioning.negative_prompt
+    return method.text_in_force(conditioning.prompt, settings)
 
 
 def word_tokens(reader: Reader, text: str, word: str, occurrence: int = 0) -> tuple[int, ...]:

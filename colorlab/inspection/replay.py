@@ -168,7 +168,7 @@ class Moment(ModelCall):
 
     def text(self, guidance_pass: str) -> str:
         """Return the prompt of a guidance pass; StateError if the method has no text encoder."""
-        return text_of_pass(self.method, self.segment.conditioning, guidance_pass)
+        return text_of_pass(self.method, self.segment.conditioning, guidance_pass, self.segment.settings)
 
     def with_text(self, guidance_pass: str, text: str) -> "Moment":
         """Return this moment under another prompt in one guidance pass, encoded."""
@@ -177,7 +177,7 @@ class Moment(ModelCall):
         else:
             # Masks are named by words of the prompt, which the other text may not have.
             conditioning = self.segment.conditioning.replace(prompt=text, masks={})
-        prepared = self.method.prepare(conditioning, self.segment.settings)
+        prepared = self.method.prepare_other_text(conditioning, self.segment.settings)
         return replace(self, segment=replace(self.segment, conditioning=conditioning, prepared=prepared))
 
 

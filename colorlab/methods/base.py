@@ -291,6 +291,14 @@ class Method(ABC):
 
         return self.cache.get("text", text, encode)
 
+    def text_in_force(self, prompt: str, settings: Settings) -> str:
+        """Return the text whose tokens stand for a prompt: the prompt itself but where a method rewrites it."""
+        return prompt
+
+    def prepare_other_text(self, conditioning: Conditioning, settings: Settings) -> Prepared:
+        """Do what `prepare` does with a prompt that no user wrote, for null baselines: it is read as it stands."""
+        return self.prepare(conditioning, settings)
+
     def encode_picture(self, picture: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Encode (1, 3, H, W) in [-1, 1] into scaled latents: the posterior's mean, or a sample of it by `noise`."""
         self.network_calls["vae_encoder"] += 1

@@ -29,7 +29,7 @@ from colorlab.mechanisms.spatial_alignment import SpatialAlignment
 from colorlab.methods.adaptation import Adaptation, install_weights
 from colorlab.methods.base import Finish, gray_image
 from colorlab.methods.guided_by_words import GuidedByWords, PreparedWords
-from colorlab.methods.identifiers import AlignedTarget
+from colorlab.methods.identifiers import AlignedTarget, Rewriting
 from colorlab.sampling.inversion import ddim_invert
 from colorlab.settings import Settings
 
@@ -130,19 +130,42 @@ class DiffColor(GuidedByWords):
         Raises:
             RangeError: the prompt does not fit the context that the model was tuned with.
         """
+        beginning = self._beginning_of_path(settings)
+        if beginning is None:
+            encoded = self.encode_prompt(prompt)
+            return encoded.tokens, {}, encoded.notes
+        optimized, rewriting = beginning
+        if rewriting.is_context(prompt):
+            note = "The prompt names no color of its own, so the picture of the tuning is reproduced."
+            return optimized, {}, (note,) if prompt.strip() else ()
+        target = self.encode_prompt(self.text_in_force(prompt, settings))
+        tokens = self.path.embedding(optimized, target.tokens, settings)
+        return tokens, {"optimized": optimized, "target": target.tokens}, target.notes
+
+    def text_in_force(self, prompt: str, settings: Settings) -> str:
+        """Return the text with identifiers where no color is named: its tokens are those that the network receives.
+
+        Raises:
+            RangeError: the prompt does not fit the context that the model was tuned with.
+        """
+        beginning = self._beginning_of_path(settings)
+        if beginning is None:
+            return prompt
+        _, rewriting = beginning
+        return rewriting.text if rewriting.is_context(prompt) else rewriting.align(prompt, self.components).text
+
+    def prepare_other_text(self, conditioning: Conditioning, settings: Settings) -> PreparedDiffColor:
+        """Prepare a text as the text encoder reads it: words in another order are no target of the path."""
+        return self.prepare(conditioning, settings.with_mechanism(self.path.name, is_on=False))
+
+    def _beginning_of_path(self, settings: Settings) -> tuple[torch.Tensor, Rewriting] | None:
+        """Return the embedding that reproduces the picture, and its text; None where prompts are read as they stand."""
         adaptation = self.adaptation
         optimized = None if adaptation is None else adaptation.optimized
         rewriting = None if adaptation is None else adaptation.rewriting
         if optimized is None or rewriting is None or not self.path.is_on(settings):
-            encoded = self.encode_prompt(prompt)
-            return encoded.tokens, {}, encoded.notes
-        optimized = optimized.to(self.device, self.dtype)
-        if rewriting.is_context(prompt):
-            note = "The prompt names no color of its own, so the picture of the tuning is reproduced."
-            return optimized, {}, (note,) if prompt.strip() else ()
-        target = self.encode_prompt(rewriting.align(prompt, self.components).text)
-        tokens = self.path.embedding(optimized, target.tokens, settings)
-        return tokens, {"optimized": optimized, "target": target.tokens}, target.notes
+            return None
+        return optimized.to(self.device, self.dtype), rewriting
 
     def align_target(self, target: str) -> AlignedTarget:
         """Lay a target text onto the context of the adaptation: the table of tokens, and etas by object.

@@ -90,6 +90,20 @@ def test_prompts_move_the_embedding_of_an_adapted_model(method, adaptation, pict
         tokens("a photo of a brown sofa")
 
 
+def test_attention_finds_words_behind_an_identifier_and_has_its_null_baseline(colorizer, adaptation, picture):
+    tuned = colorizer.with_adaptation(adaptation)
+    for prompt in ("", CONTEXT):
+        run = tuned.start(picture, prompt=prompt, num_inference_steps=4).finish(progress=False)
+        found = run.attention(0, word="cat", baseline=True)
+        assert (found.provenance["text"], found.provenance["tokens"]) == ("a photo of a sks cat", [6])
+        assert np.array_equal(found.array, run.attention(0, token=6).array)
+        assert not np.allclose(found.array, found.baseline, atol=1e-7)
+        assert run.attention(0, word="sks").provenance["tokens"] == [5]
+    # Without the path prompts are read as they stand.
+    plain = tuned.start(picture, prompt=CONTEXT, num_inference_steps=4, mechanisms={"embedding_path": {"is_on": False}})
+    assert plain.finish(progress=False).attention(0, word="cat").provenance["tokens"] == [5]
+
+
 def test_a_plain_model_has_no_context(method):
     with pytest.raises(StateError, match="tune it first"):
         method.align_target("a photo of a brown cat")

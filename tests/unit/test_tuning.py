@@ -1,20 +1,19 @@
 """Tuning: it can be stepped, paused, rolled back, killed and resumed, and nothing of that changes its curve."""
 
 import contextlib
-import errno
 import json
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from run_files import small_files
 from tiny import tiny_colorizer, tiny_diffcolor, tiny_lcad, tiny_picture
 
 import colorlab.tuning.tuning as module
-from colorlab.errors import RangeError, RunFileError, StateError
+from colorlab.errors import ColorlabError, RangeError, RunFileError, StateError
 from colorlab.tuning.checkpoints import Checkpoints
 from colorlab.tuning.optimizer import Moments
 from colorlab.tuning.pictures import TuningWarning
@@ -35,17 +34,12 @@ def tuning(colorizer):
     return colorizer.tune(tiny_picture(), prompt=CONTEXT, preset="smoke")
 
 
+def resumed_from(path):
+    return tiny_colorizer(tiny_diffcolor()).resume_tuning(path)
+
+
 def losses(tuning):
     return [(row["stage"], row["iteration"], row["loss"]) for row in tuning.state.rows]
-
-
-@pytest.fixture(scope="module")
-def whole():
-    """A tuning that nothing interrupted."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TuningWarning)
-        tuning = tiny_colorizer(tiny_diffcolor()).tune(tiny_picture(), prompt=CONTEXT, preset="smoke")
-        return tuning.finish(progress=False)
 
 
 def test_all_stages_are_gone_through_one_iteration_at_a_time(tuning, whole):
@@ -74,29 +68,38 @@ def test_the_result_colors_the_picture_and_other_words_need_no_tuning(colorizer,
     assert tuned.method.network_calls["unet"] - before <= 2 * 2 * 20
 
 
-def test_an_interrupt_at_any_place_of_any_stage_loses_nothing(colorizer, whole, monkeypatch):
+def test_an_interrupt_in_every_iteration_and_at_every_end_of_every_stage_loses_nothing(colorizer, whole, monkeypatch):
     tuning = colorizer.tune(tiny_picture(), prompt=CONTEXT, preset="smoke")
-    places = ("adam_step", "clip_gradients", "paint_prior", "check_reconstruction")
-    for place in places:
-        real = getattr(module, place)
-        calls = [0]
+    interrupted = []
 
-        def interrupted(*arguments, real=real, calls=calls, **keywords):
-            calls[0] += 1
-            if calls[0] == 1:
+    def once_in_each_iteration(place):
+        real = getattr(module, place)
+
+        def interrupting(*arguments, **keywords):
+            where = (place, tuning.stage, tuning.state.iteration)
+            if where not in interrupted:
+                interrupted.append(where)
                 raise KeyboardInterrupt
             return real(*arguments, **keywords)
 
-        monkeypatch.setattr(module, place, interrupted)
+        monkeypatch.setattr(module, place, interrupting)
+
+    places = ("adam_step", "clip_gradients", "paint_prior", "check_reconstruction", "_thumbnail", "Adaptation")
+    for place in places:
+        once_in_each_iteration(place)
+    while not tuning.is_finished:
         number = tuning.num_iterations
         with contextlib.suppress(KeyboardInterrupt):
             tuning.step()
-            while not calls[0]:
-                number = tuning.num_iterations
-                tuning.step()
         assert tuning.num_iterations in (number, number + 1)
-        monkeypatch.setattr(module, place, real)
-    tuning.finish(progress=False)
+    # The last one before a stage's end is at its full number of iterations.
+    assert {("adam_step", stage, k) for stage in STAGES for k in range(3)} <= set(interrupted)
+    assert {("Adaptation", stage, 3) for stage in STAGES} <= set(interrupted)
+    assert {(place, stage) for place, stage, _ in interrupted} >= {
+        ("paint_prior", "contrastive"),
+        ("check_reconstruction", "reconstruction"),
+    }
+    monkeypatch.undo()
     assert losses(tuning) == losses(whole)
     assert tuning.adaptation.content_hash == whole.adaptation.content_hash
 
@@ -150,51 +153,58 @@ def test_saved_and_resumed_it_takes_the_same_way(colorizer, whole, tmp_path, num
     assert resumed.adaptation.content_hash == whole.adaptation.content_hash
 
 
+# One process imports everything; its children tune, and are killed in the middle of each stage.
 KILLED = """
-import os, sys
+import os, signal, sys
 sys.path.insert(0, {folder!r})
 import torch
 torch.set_num_threads(1)
 from tiny import tiny_colorizer, tiny_diffcolor, tiny_picture
-tuning = tiny_colorizer(tiny_diffcolor()).tune(tiny_picture(), prompt={context!r}, preset="smoke").autosave({path!r})
-for state in tuning:
-    if state.number == {number}:
-        os._exit(9)
+for number in {numbers!r}:
+    child = os.fork()
+    if not child:
+        tuning = tiny_colorizer(tiny_diffcolor()).tune(tiny_picture(), prompt={context!r}, preset="smoke")
+        for state in tuning.autosave({path!r} + "/" + str(number) + ".tuning"):
+            if state.number == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
 """
 
 
-def test_killed_and_resumed_it_takes_the_same_way(colorizer, whole, tmp_path):
-    path = tmp_path / "cat.tuning"
-    code = KILLED.format(folder=str(Path(__file__).parent), context=CONTEXT, path=str(path), number=7)
+def test_killed_in_any_stage_and_resumed_it_takes_the_same_way(colorizer, whole, tmp_path):
+    # After how many iterations it is killed, and what of them the newest checkpoint holds.
+    kept = {2: 2, 4: 3, 7: 6}
+    code = KILLED.format(folder=str(Path(__file__).parent), context=CONTEXT, path=str(tmp_path), numbers=list(kept))
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True, timeout=250)
-    assert done.returncode == 9, done.stderr.decode()
-    resumed = colorizer.resume_tuning(path)
-    assert resumed.num_iterations == 6
-    resumed.finish(progress=False)
-    assert [loss for *_, loss in losses(resumed)] == pytest.approx([loss for *_, loss in losses(whole)], abs=1e-6)
+    assert done.returncode == 0, done.stderr.decode()
+    for number, expected in kept.items():
+        resumed = resumed_from(tmp_path / f"{number}.tuning")
+        assert resumed.num_iterations == expected
+        resumed.finish(progress=False)
+        assert [loss for *_, loss in losses(resumed)] == pytest.approx([loss for *_, loss in losses(whole)], abs=1e-6)
 
 
-def test_a_full_disk_warns_and_the_tuning_goes_on(tuning, whole, tmp_path, monkeypatch):
+def test_a_disk_that_fills_in_the_middle_of_a_file_warns_and_the_tuning_goes_on(tuning, whole, tmp_path):
     path = tmp_path / "cat.tuning"
     tuning.autosave(path)
     first = path.read_bytes()
-
-    @contextlib.contextmanager
-    def full(path, *, is_durable=False):
-        raise OSError(errno.ENOSPC, "No space left on device")
-        yield
-
-    monkeypatch.setattr("colorlab.runs.run_file.atomic_file", full)
     tuning.step()
-    with pytest.warns(TuningWarning, match="no space left on device"):
-        tuning.step()
-    assert path.read_bytes() == first
-    with pytest.raises(RunFileError, match="no space left"):
-        tuning.save(tmp_path / "other.tuning")
-    monkeypatch.undo()
-    tuning.finish(progress=False)
+    with small_files(len(first) // 2):
+        with pytest.warns(TuningWarning, match="cannot be written .* and is as it was"):
+            tuning.step()
+        assert path.read_bytes() == first
+        # Every stage comes to its end, and to its attempt to be kept.
+        tuning.finish(progress=False)
+        with pytest.raises(RunFileError, match="cannot be written"):
+            tuning.save(tmp_path / "other.tuning")
+        with pytest.raises(ColorlabError, match="cannot be written"):
+            tuning.adaptation.save(tmp_path / "cat.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name], "nothing half written is left"
     assert losses(tuning) == losses(whole)
-    assert tiny_colorizer(tiny_diffcolor()).resume_tuning(path).is_finished
+    assert resumed_from(path).num_iterations == 0
+    tuning.write()
+    assert resumed_from(path).is_finished
 
 
 def test_files_that_are_no_tuning_or_of_other_weights_are_refused(tuning, colorizer, tmp_path):

@@ -13,7 +13,7 @@ from pages import send
 from tiny import tiny_colorizer, tiny_diffcolor, tiny_lcad, tiny_picture
 
 from colorlab.conditioning import Conditioning
-from colorlab.tuning import STAGES, TuningWarning
+from colorlab.tuning import STAGES
 from colorlab.tuning.checkpoints import Checkpoints
 
 CONTEXT = "a photo of a cat"
@@ -82,15 +82,6 @@ def stop_at(view, number):
 
 def losses(tuning):
     return [row["loss"] for row in tuning.state.rows]
-
-
-@pytest.fixture(scope="module")
-def whole():
-    """A tuning outside of any view."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TuningWarning)
-        tuning = tiny_colorizer(tiny_diffcolor()).tune(tiny_picture(), prompt=CONTEXT, preset="smoke")
-        return tuning.finish(progress=False)
 
 
 def test_the_budget_stands_there_before_anything_is_tuned(view):

@@ -148,7 +148,7 @@ class WordEdit(SiteEdit):
 
     def _num_tokens(self, call: EditCall, guidance_pass: str) -> int:
         """Return how many tokens the text of a pass has."""
-        return len(token_names(call.method, text_of_pass(call.method, call.conditioning, guidance_pass)))
+        return len(token_names(call.method, text_of_pass(call.method, call.conditioning, guidance_pass, call.settings)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -231,7 +231,7 @@ def find_word(call: EditCall, word: str, occurrence: int, guidance_passes: Seque
     found: dict[str, list[int]] = {}
     problem: RangeError | None = None
     for name in guidance_passes:
-        text = text_of_pass(call.method, call.conditioning, name)
+        text = text_of_pass(call.method, call.conditioning, name, call.settings)
         try:
             positions = word_tokens(call.method, text, word, occurrence)
         except RangeError as error:
@@ -240,7 +240,7 @@ def find_word(call: EditCall, word: str, occurrence: int, guidance_passes: Seque
         if positions:
             found[name] = list(positions)
     if not found:
-        text = text_of_pass(call.method, call.conditioning, guidance_passes[-1])
+        text = text_of_pass(call.method, call.conditioning, guidance_passes[-1], call.settings)
         raise problem or RangeError(f"{word!r} is not in {text!r}; name a word of the prompt.")
     return found
 

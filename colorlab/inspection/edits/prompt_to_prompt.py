@@ -111,8 +111,8 @@ class PromptToPrompt(SourceEdit):
     def _alignment(self, call: EditCall) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which token of the source's prompt becomes which of the branch's; see `align_replaced`."""
         last = self.source.num_steps - 1
-        both = (self.source.segment_at(min(call.step_index, last)).conditioning, call.conditioning)
-        texts = [text_of_pass(call.method, conditioning, self.guidance_pass) for conditioning in both]
+        both = (self.source.segment_at(min(call.step_index, last)), call)
+        texts = [text_of_pass(call.method, one.conditioning, self.guidance_pass, one.settings) for one in both]
         encoded = [tokenized(call.method, text) for text in texts]
         if self.mode == "refine":
             return align_refined(*encoded)

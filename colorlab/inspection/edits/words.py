@@ -122,7 +122,8 @@ class Replace(WordEdit):
 
         All tokens, in a batch made up as that of the network: fewer rows would be projected to other last bits.
         """
-        method, text = call.method, text_of_pass(call.method, call.conditioning, guidance_pass)
+        method = call.method
+        text = text_of_pass(method, call.conditioning, guidance_pass, call.settings)
         start, end = word_spans(text, self.word)[self.occurrence]
         changed = text[:start] + self.by.strip() + text[end:]
         # The occurrence among those of the other word, which may stand in the text already.
@@ -233,7 +234,7 @@ class Remove(SiteEdit):
         """Put the tokens in that were encoded without the words, and mask the words' keys."""
         sites, patches = call.sites(self.site, "attn2"), []
         for name, positions in self._positions(call).items():
-            text = text_of_pass(call.method, call.conditioning, name)
+            text = text_of_pass(call.method, call.conditioning, name, call.settings)
             num_tokens = len(token_names(call.method, text))
             for site in sites:
                 if self.everywhere:
