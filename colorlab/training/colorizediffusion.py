@@ -67,7 +67,9 @@ PHOTOGRAPH_SHARE = 0.15
 """Share of photographs in a batch. Ours."""
 SKETCH_DROP_RATE = 0.05
 """How often there is no sketch. Ours."""
-GROUNDING_WEIGHT = 0.6
+NOISIEST_SHARE = 0.5
+"""Share of samples from the noisiest fifth of the timesteps, where only the sketch tells what is where. Ours."""
+GROUNDING_WEIGHT = 1.0
 """Weight of `grounding_loss`. Ours."""
 KIND_WEIGHT = 0.3
 """Weight of `KindReader`'s loss. Ours."""
@@ -234,7 +236,7 @@ class ColorizeDiffusionRecipe:
         indices = self.sketched.indices[rows.numpy()].tolist()
         latents = torch.from_numpy(self.encoded.latents[indices]).float().to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        timesteps = draw_timesteps(batch_size, self.schedule.num_train_timesteps, generator).to(device)
+        timesteps = draw_noisiest(batch_size, self.schedule.num_train_timesteps, generator).to(device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         target = self.schedule.training_target(latents, noise, timesteps)
         cells = self.encoded.object_cells(indices).to(device)
@@ -246,9 +248,10 @@ class ColorizeDiffusionRecipe:
 
         hints = module.sketch_encoder(pixels.to(device))
         with AttentionReader(module.unet, noisy.shape) as reader:
-            predicted = module(noisy, timesteps, hints, tokens)
+            predicted, seen = module(noisy, timesteps, hints, tokens)
         squared = (predicted - target).square()
-        kind_loss = module.kind_reader(hints, kinds)
+        # Read where the UNet sees them: what a hint says has to be louder than the noise of the latents beside it.
+        kind_loss = module.kind_reader(seen, kinds)
         loss = object_weighted_mean(squared, cells) + KIND_WEIGHT * kind_loss
         early = timesteps > self.schedule.num_train_timesteps // 2
         numbers = {"mse": float(squared.detach().mean()), "mse_early": float(squared.detach()[early].mean())}
@@ -259,7 +262,7 @@ class ColorizeDiffusionRecipe:
             loss = loss + GROUNDING_WEIGHT * grounding
             numbers["grounding"] = float(grounding.detach())
         if self.strategies.dual_weight:
-            alone = module(noisy, timesteps, hints, torch.zeros_like(tokens))
+            alone, _ = module(noisy, timesteps, hints, torch.zeros_like(tokens))
             loss = loss + self.strategies.dual_weight * object_weighted_mean((alone - target).square(), cells)
         return loss, numbers
 
@@ -324,6 +327,15 @@ class ColorizeDiffusionRecipe:
         """Replace a few sketches by blank paper, of which no kinds (B, h, w) are known."""
         dropped = (torch.rand(len(pixels), generator=generator) < SKETCH_DROP_RATE)[:, None, None]
         return torch.where(dropped[:, None], NO_SKETCH, pixels), kinds.masked_fill(dropped, UNKNOWN)
+
+
+def draw_noisiest(count: int, num_train_timesteps: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw (B,) timesteps as `draw_timesteps`, but `NOISIEST_SHARE` of them from the noisiest fifth alone."""
+    timesteps = draw_timesteps(count, num_train_timesteps, generator)
+    fifth = num_train_timesteps // 5
+    noisiest = num_train_timesteps - 1 - torch.randint(0, fifth, (count,), generator=generator)
+    chosen = torch.rand(count, generator=generator) < NOISIEST_SHARE
+    return torch.where(chosen, noisiest, timesteps)
 
 
 def draw_rows(sketched: SketchedPictures, count: int, generator: torch.Generator) -> torch.Tensor:

@@ -8,6 +8,7 @@ Source: ours; the paper begins from the weights of a text-to-image model and tra
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 
 from colorlab.networks.exemplar_projection import ExemplarProjection
 from colorlab.networks.libraries import UNet2DConditionModel
-from colorlab.networks.sketch_encoder import SketchEncoder, injected_hints
+from colorlab.networks.sketch_encoder import SketchEncoder, hint_places, injected_hints
 from colorlab.training.sketched_kinds import KindReader
 
 __all__ = [
@@ -54,11 +55,19 @@ class SketchedUnet(nn.Module):
 
     def forward(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, hints: Sequence[torch.Tensor], tokens: torch.Tensor
-    ) -> torch.Tensor:
-        """Predict from (B, 4, h, w) latents, (B,) timesteps, the sketch encoder's hints and (B, N, D) tokens."""
-        with injected_hints(self.unet, hints):
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Predict from (B, 4, h, w) latents, (B,) timesteps, the sketch encoder's hints and (B, N, D) tokens.
+
+        Returns:
+            The prediction, and the features at each hint's place with the hint in them.
+        """
+        seen: list[torch.Tensor] = []
+        with injected_hints(self.unet, hints), ExitStack() as stack:
+            for place in hint_places(self.unet):
+                handle = place.register_forward_hook(lambda module, args, output: seen.append(output))
+                stack.callback(handle.remove)
             predicted: torch.Tensor = self.unet(noisy, timesteps, encoder_hidden_states=tokens).sample
-        return predicted
+        return predicted, seen
 
 
 class TaughtSketchEncoder(nn.Module):
