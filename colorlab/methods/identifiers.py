@@ -138,6 +138,15 @@ class Rewriting:
         num_tokens = len(tokenize("", components).input_ids)
         return AlignedTarget(" ".join(self._filled(filled)), tuple(rows), objects, num_tokens)
 
+    def identifier_tokens(self, components: Mapping[str, Any]) -> dict[str, int]:
+        """Return the token index of each object's identifier, and of the word in its place, by noun."""
+        found: dict[str, int] = {}
+        index, members = 1, self._members()
+        for (number, _), position in zip(self._tokens(self.places, components), self._positions(), strict=True):
+            found |= {noun: index for noun, positions in members.items() if positions[0] == position}
+            index += number
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, as `json` writes them."""
         places, nouns = ({str(key): value for key, value in part.items()} for part in (self.places, self.nouns))

@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 _NUM_BARS = 20
+_NUM_SHEET_COLUMNS = 6
+_MAX_NAMED_TOKENS = 40
 _MAX_NUMBERED_CELLS = 16
 _SIGNED_COLORS = "RdBu_r"
 
@@ -152,11 +154,34 @@ def draw_pairs(exhibit: Exhibit) -> LabFigure:
 
 @register_drawing("contact_sheet")
 def draw_contact_sheet(exhibit: Exhibit) -> LabFigure:
-    """Draw the pictures of an exhibit in a grid, each under its title and its value."""
+    """Draw the pictures of an exhibit in a grid, each under its title and its value.
+
+    Where the provenance holds `curves`, numbers by name, they stand below with the values, over its `places`.
+    """
     _require_axes(exhibit, 1)
     pairs = zip(exhibit.pictures, exhibit.array, strict=True)
     titles = [f"{title}\n{value:.3g} {exhibit.unit}" for title, value in pairs]
-    return _with_caption(plot_images(list(exhibit.pictures.values()), titles=titles), exhibit)
+    pictures, curves = list(exhibit.pictures.values()), dict(exhibit.provenance.get("curves", {}))
+    if not curves:
+        return _with_caption(plot_images(pictures, titles=titles), exhibit)
+    places = list(exhibit.provenance.get("places", range(len(pictures))))
+    num_columns = min(len(pictures), _NUM_SHEET_COLUMNS)
+    num_rows = math.ceil(len(pictures) / num_columns)
+    figure = LabFigure(figsize=(max(4.0, 1.8 * num_columns), 2.0 * num_rows + 2.4))
+    grid = figure.add_gridspec(num_rows + 1, num_columns)
+    for index, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        cell = figure.add_subplot(grid[divmod(index, num_columns)])
+        show_picture(cell, picture)
+        cell.set_title(title, fontsize=8)
+    axes = figure.add_subplot(grid[num_rows, :])
+    other = axes.twinx()
+    lines = axes.plot(places, exhibit.array, marker=".", color="tab:blue", label=exhibit.unit)
+    for number, (name, values) in enumerate(curves.items(), start=1):
+        lines += other.plot(places, values, marker=".", linestyle="--", color=f"C{number}", label=name)
+    axes.legend(handles=lines, fontsize=7, frameon=False)
+    axes.set(xlabel=exhibit.axes[0], ylabel=exhibit.unit)
+    other.set(ylabel=", ".join(curves))
+    return _with_caption(figure, exhibit)
 
 
 @register_drawing("paths")
@@ -209,6 +234,9 @@ def draw_curves(exhibit: Exhibit) -> LabFigure:
     if exhibit.baseline is not None:
         for row in np.atleast_2d(exhibit.baseline):
             figure.axes[0].plot(row, color="gray", linestyle="--", linewidth=1)
+    tokens = [str(name) for name in exhibit.provenance.get("token_names", ())]
+    if exhibit.axes[-1] == "token" and len(tokens) == rows.shape[1] <= _MAX_NAMED_TOKENS:
+        figure.axes[0].set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6)
     return _with_caption(figure, exhibit)
 
 

@@ -7,7 +7,7 @@
 | `tuning` | `Tuning`: step, pause, resume, roll back; `state`, `checkpoints`, `files` keep it |
 | `pictures` | what a tuned model paints, with drift and reconstruction checked, by `perceptual` where it can be had |
 | `budget` | steps, minutes and memory before it begins |
-| `exhibits` | what can be seen of it |
+| `exhibits`, `embedding_exhibits` | what can be seen of it |
 
 Colors at a glance: `tuning = colorizer.tune(picture, prompt="a photo of a cat")`, `tuning.finish()`,
 `colorizer.with_adaptation(tuning.adaptation)`.

@@ -1,5 +1,6 @@
 """What can be seen of a tuning and of what it made: each function returns an `Exhibit`."""
 
+import itertools
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from colorlab.methods.diffcolor import DiffColor
 from colorlab.runs.run import Run
 from colorlab.settings import Settings
 from colorlab.tuning.judge import Judge
+from colorlab.tuning.perceptual import load_lpips, lpips_between, why_no_lpips
 
 __all__ = [
     "ETAS",
@@ -119,6 +121,9 @@ def eta_sheet(
 
     Returns:
         (eta,), the CLIP margin of each picture: similarity to the target less that to the nearest anti-color prompt.
+        Where LPIPS lies on this disk `curves` of the provenance hold its distance from the picture of the tuning (from
+        the first of the sheet where another picture is colored), and `diversity` its mean over all pairs; where it
+        does not, the caption says so.
 
     Raises:
         StateError: the model has no second stage.
@@ -148,15 +153,43 @@ def walk_eta_sheet(
             yield
         pictures[f"eta {eta:g}"] = run.image
         margins.append(judge.margin(load_image(run.image)))
+    told, measured = _perceptual_distances(method, conditioning, list(pictures.values()))
     return Exhibit(
         np.array(margins),
         ("eta",),
         "CLIP margin",
-        f"From the tuned picture (0) to {conditioning.prompt!r} (1) and beyond.",
-        provenance={"query": "eta_sheet", "etas": list(etas), "prompt": conditioning.prompt, "seed": settings.seed},
+        f"From the tuned picture (0) to {conditioning.prompt!r} (1) and beyond. {told}",
+        provenance={
+            "query": "eta_sheet",
+            "places": list(etas),
+            "prompt": conditioning.prompt,
+            "seed": settings.seed,
+            **measured,
+        },
         kind="contact_sheet",
         pictures=pictures,
     )
+
+
+def _perceptual_distances(
+    method: DiffColor, conditioning: Conditioning, pictures: Sequence[np.ndarray]
+) -> tuple[str, dict[str, Any]]:
+    """Measure LPIPS of pictures (H, W, 3) of a sheet; return a sentence, and what belongs into the provenance."""
+    images = [load_image(picture) for picture in pictures]
+    size = (images[0].shape[-2], images[0].shape[-1])
+    network = load_lpips(size)
+    if network is None:
+        return why_no_lpips(size), {}
+    adaptation, first, name = method.adaptation, images[0], "the first picture"
+    if adaptation is not None and adaptation.info.get("gray") == conditioning.content_hash("gray"):
+        tuned = adaptation.tensors.get("picture/aligned")
+        if tuned is not None:
+            first, name = load_image(tuned.numpy()), "the tuned picture"
+    distances = [lpips_between(network, image, first) for image in images]
+    pairs = [lpips_between(network, *pair) for pair in itertools.combinations(images, 2)]
+    diversity = float(np.mean(pairs)) if pairs else 0.0
+    sentence = f"LPIPS is the distance from {name}; {diversity:.3f} between two of the pictures on average."
+    return sentence, {"curves": {f"LPIPS from {name}": distances}, "diversity": diversity}
 
 
 def overlaid_trajectories(run: Run, other: Run) -> Exhibit:

@@ -17,7 +17,7 @@ from colorlab.methods.base import gray_image, users_stacklevel
 from colorlab.methods.diffcolor import DiffColor, PreparedDiffColor
 from colorlab.runs.run import Run
 from colorlab.settings import Settings
-from colorlab.tuning.perceptual import load_lpips
+from colorlab.tuning.perceptual import load_lpips, lpips_between
 
 __all__ = ["LPIPS_LIMIT", "PSNR_LIMIT", "Painted", "TuningWarning", "check_reconstruction", "paint_prior"]
 
@@ -28,8 +28,6 @@ PSNR_LIMIT = 25.0
 
 LPIPS_LIMIT = 0.15
 """LPIPS, no unit, that a reconstruction may have. Ours."""
-
-_LEAST_LPIPS_PX = 32
 
 
 class TuningWarning(UserWarning):
@@ -106,11 +104,9 @@ def check_reconstruction(
     wanted = load_image(adaptation.tensors["picture/aligned"].numpy())
     error = float((load_image(painted.aligned) - wanted).square().mean())
     found = {"psnr": float("inf") if error == 0 else -10 * float(np.log10(error))}
-    # Below this AlexNet pools everything away.
-    perceptual = load_lpips() if min(wanted.shape[-2:]) >= _LEAST_LPIPS_PX else None
+    perceptual = load_lpips((wanted.shape[-2], wanted.shape[-1]))
     if perceptual is not None:
-        with torch.no_grad():
-            found["lpips"] = float(perceptual(load_image(painted.aligned) * 2 - 1, wanted * 2 - 1))
+        found["lpips"] = lpips_between(perceptual, load_image(painted.aligned), wanted)
     missed = [f"reaches {found['psnr']:.1f} dB of {PSNR_LIMIT:g}"] if found["psnr"] < PSNR_LIMIT else []
     if found.get("lpips", 0.0) > LPIPS_LIMIT:
         missed.append(f"has an LPIPS of {found['lpips']:.2f} where {LPIPS_LIMIT:g} is the limit")

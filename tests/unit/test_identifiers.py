@@ -42,6 +42,12 @@ def test_articles_follow_the_color(components):
     assert aligned.text == "a photo of an orange cat on a zwx sofa"
 
 
+def test_identifiers_are_found_among_the_tokens(components):
+    rewriting = rewrite(CONTEXT, components)
+    assert rewriting.identifier_tokens(components) == {"cat": 5, "sofa": 9}
+    assert rewrite("a cat on a cat", components).identifier_tokens(components) == {"cat": 2, "cat 2": 6}
+
+
 def test_one_eta_for_each_object(components):
     aligned = rewrite(CONTEXT, components).align("a photo of a brown cat on a sofa", components)
     etas = aligned.etas({"cat": 1.0}, rest=0.25)

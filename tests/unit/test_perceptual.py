@@ -5,9 +5,10 @@ import urllib.request
 import pytest
 import torch
 
+from colorlab.images import load_image
 from colorlab.networks import libraries
 from colorlab.tuning import pictures
-from colorlab.tuning.perceptual import load_lpips, why_no_lpips
+from colorlab.tuning.perceptual import load_lpips, lpips_between, why_no_lpips
 
 FILE = "alexnet-owt-7be5be79.pth"
 
@@ -69,6 +70,46 @@ def test_the_gate_of_stage_2_asks_it(trunk, monkeypatch):
     last = tuning.state.rows[-1]
     assert last["lpips"] >= 0
     assert "lpips" in tuning.adaptation.info["curves"]["reconstruction"]
+
+
+def sheet_of_tiny_pictures(whole, size=(40, 56), etas=(0.0, 0.6, 1.2)):
+    from tiny import tiny_colorizer, tiny_diffcolor, tiny_picture
+
+    from colorlab.conditioning import Conditioning
+    from colorlab.tuning.exhibits import eta_sheet
+
+    tuned = tiny_colorizer(tiny_diffcolor()).with_adaptation(whole.adaptation)
+    conditioning = Conditioning(gray=tiny_picture(*size), prompt="a photo of a blue cat")
+    return eta_sheet(tuned.method, conditioning, tuned.settings, etas=etas)
+
+
+def test_the_eta_sheet_has_a_curve_of_it_where_the_weights_lie(trunk, whole):
+    sheet = sheet_of_tiny_pictures(whole)
+    curve = sheet.provenance["curves"]["LPIPS from the tuned picture"]
+    network, images = load_lpips(), [load_image(picture) for picture in sheet.pictures.values()]
+    tuned = load_image(whole.adaptation.tensors["picture/aligned"].numpy())
+    assert curve == [pytest.approx(lpips_between(network, image, tuned)) for image in images]
+    assert max(curve) > 0
+    pairs = [lpips_between(network, images[i], images[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert sheet.provenance["diversity"] == pytest.approx(sum(pairs) / 3)
+    assert f"{sheet.provenance['diversity']:.3f} between two of the pictures" in sheet.caption
+    margins, distances = sheet.plot().axes[-2:]
+    assert list(distances.lines[0].get_ydata()) == curve
+    assert list(margins.lines[0].get_xdata()) == [0.0, 0.6, 1.2]
+    # Another picture has no tuned one: then the first of the sheet is where distances begin.
+    other = sheet_of_tiny_pictures(whole, size=(48, 56))
+    assert other.provenance["curves"]["LPIPS from the first picture"][0] == 0
+
+
+def test_the_eta_sheet_says_in_words_why_there_is_no_curve(folder, whole):
+    sheet = sheet_of_tiny_pictures(whole, etas=(0.0,))
+    assert "curves" not in sheet.provenance
+    assert why_no_lpips() in sheet.caption
+    assert sheet.plot() is not None
+
+
+def test_pictures_that_are_too_small_are_said_to_be(trunk, whole):
+    assert "the picture has 24 px, and AlexNet needs 32" in sheet_of_tiny_pictures(whole, (24, 56), (0.0,)).caption
 
 
 def test_without_the_library_it_says_how_to_get_it(folder, monkeypatch):

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from colorlab_widgets import MechanismPanel, Studio, TuningView, ViewModel
+from colorlab_widgets import Studio, TuningView, ViewModel
 from colorlab_widgets.tuning_model import TUNING
 from pages import send
 from tiny import tiny_colorizer, tiny_diffcolor, tiny_lcad, tiny_picture
@@ -15,6 +15,7 @@ from tiny import tiny_colorizer, tiny_diffcolor, tiny_lcad, tiny_picture
 from colorlab.conditioning import Conditioning
 from colorlab.tuning import STAGES
 from colorlab.tuning.checkpoints import Checkpoints
+from colorlab.tuning.embedding_exhibits import measure_move
 
 CONTEXT = "a photo of a cat"
 TARGET = "a photo of a blue cat"
@@ -105,6 +106,7 @@ def test_started_it_goes_through_all_stages_and_colors_the_target(view, whole):
     view.target.value = TARGET
     prepared(view)
     assert "colorlab-changed'>blue<" in view.table.value
+    assert ("moved" in view.table.value, view.moved.layout.display) == (False, "none"), "nothing was moved yet"
     shown = []
     view.curves.observe(lambda change: shown.append(change.new), "charts")
     view.go_on.click()
@@ -114,6 +116,8 @@ def test_started_it_goes_through_all_stages_and_colors_the_target(view, whole):
     assert len(shown) >= 3, "curves were live"
     assert view.progress.value == 1.0
     assert "reproduced to" in view.where.value
+    assert view.moved.value == str(measure_move(whole.adaptation))
+    assert "<th>moved</th>" in view.table.value
     model = view.model
     assert model.colorizer.method is not plain
     assert model.colorizer.method.adaptation.content_hash == whole.adaptation.content_hash
@@ -319,7 +323,7 @@ def test_the_eta_sheet_is_made_step_by_step_and_can_be_stopped(view):
     done(view)
     assert list(view.tuning.sheet.pictures) == ["eta 0", "eta 0.3", "eta 0.6", "eta 0.9", "eta 1.2", "eta 1.5"]
     assert view.sheet.layout.display is None
-    view.eta.value = 0.35
+    view.etas.all.value = 0.35
     assert view.model.settings.mechanisms["embedding_path"]["eta"] == 0.35
 
 
@@ -377,31 +381,3 @@ def test_a_full_disk_is_told_in_the_panel_and_nothing_is_lost(view, tmp_path, wh
     done(view)
     assert losses(tuning) == losses(whole)
     assert view.model.colorizer.without_adaptation().resume_tuning(path).is_finished
-
-
-def test_the_mechanism_panel_shows_bench_gradient_drift_and_two_paths(view):
-    view.target.value = TARGET
-    prepared(view)
-    view.go_on.click()
-    done(view)
-    view.eta.value = 0.3
-    view.color.click()
-    model = done(view).model
-    panel = MechanismPanel(model)
-    panel.ask.click()
-    assert model.worker.join(60)
-    assert model.error == ""
-    assert panel._found, panel.caption.value
-    found = {name: exhibit for name, (exhibit, _) in panel._found.items()}
-    assert found["contrastive_tuning.bench"].provenance["labels"][0] == "a colorful photo of a cat"
-    size = model.colorizer.method.working_size(tiny_picture().shape)
-    assert found["contrastive_tuning.gradient"].array.shape == (2, *size)
-    drift = found["contrastive_tuning.drift_reconstruction"]
-    assert drift.array.max() > 0
-    assert "contrastive_tuning.drift_contrastive" in found
-    paths = found["embedding_path.two_paths"]
-    assert paths.provenance["labels"] == [f"{run.name}: {run.subject}" for run in (model.tree[1], model.tree[0])]
-    for index in range(len(found)):
-        send(panel.exhibits, "select", index=index)
-        assert panel.caption.value == list(found.values())[index].caption
-    panel.close()

@@ -2,15 +2,16 @@
 
 import contextlib
 
-from colorlab.errors import ShapeError, StateError
+from colorlab.errors import RangeError, ShapeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.methods.adaptation import CONTRASTIVE, RECONSTRUCTION
 from colorlab.methods.diffcolor import DiffColor
 from colorlab.runs.run import Run
+from colorlab.tuning.embedding_exhibits import embedding_distance, identifier_attention
 from colorlab.tuning.exhibits import contrastive_bench, gradient_split, overlaid_trajectories, weight_drift
 from colorlab_widgets.mechanism_panel import register_exhibits
 
-__all__ = ["drift_by_block", "paths_of_two_runs", "what_clip_sees"]
+__all__ = ["drift_by_block", "embedding_and_identifiers", "paths_of_two_runs", "what_clip_sees"]
 
 
 @register_exhibits
@@ -39,6 +40,19 @@ def drift_by_block(run: Run, step: int) -> dict[str, Exhibit]:
         return {}
     stages = [stage for stage in (CONTRASTIVE, RECONSTRUCTION) if method.adaptation.weights(stage)]
     return {f"contrastive_tuning.drift_{stage}": weight_drift(method, stage) for stage in stages}
+
+
+@register_exhibits
+def embedding_and_identifiers(run: Run, step: int) -> dict[str, Exhibit]:
+    """Show how far stage 2 moved each token, and where identifiers and the words in their places are looked at."""
+    if not isinstance(run.method, DiffColor):
+        return {}
+    found = {}
+    # Without stage 2 there are none; with the path switched off any prompt goes, also one that is no target.
+    with contextlib.suppress(StateError, RangeError):
+        found["embedding_path.distance"] = embedding_distance(run.method)
+        found["embedding_path.identifiers"] = identifier_attention(run, step)
+    return found
 
 
 @register_exhibits

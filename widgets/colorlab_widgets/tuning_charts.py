@@ -9,6 +9,7 @@ from colorlab.methods.adaptation import CONTRASTIVE
 from colorlab.methods.identifiers import AlignedTarget
 from colorlab.tuning import Tuning
 from colorlab.tuning.budget import Budget
+from colorlab.tuning.embedding_exhibits import EmbeddingMove
 from colorlab.tuning.state import TuningState
 from colorlab_widgets.pictures import small
 
@@ -116,17 +117,23 @@ def budget_table(budget: Budget) -> str:
     return f"<table class='colorlab-table'><tr>{heads}</tr>{cells}</table><div class='colorlab-quiet'>{kept}</div>"
 
 
-def aligned_table(aligned: AlignedTarget) -> str:
-    """Write which token of the target lies on which one of the context."""
+def aligned_table(aligned: AlignedTarget, move: EmbeddingMove | None = None) -> str:
+    """Write which token of the target lies on which one of the context, and how far stage 2 moved each of these."""
     context = "".join(f"<td>{html.escape(token)}</td>" for _, token, _ in aligned.rows)
     target = "".join(
         f"<td class='{'colorlab-changed' if token != other else ''}'>{html.escape(other)}</td>"
         for _, token, other in aligned.rows
     )
-    return (
-        "<table class='colorlab-table colorlab-words'>"
-        f"<tr><th>context</th>{context}</tr><tr><th>target</th>{target}</tr></table>"
-    )
+    rows = [f"<tr><th>context</th>{context}</tr><tr><th>target</th>{target}</tr>"]
+    if move is not None:
+        numbers = (
+            ("moved", "Length of e_opt - T(c&#39;), by token", move.distances, "{:.2f}"),
+            ("cosine", "Of e_opt with T(c&#39;), by token", move.cosines, "{:.3f}"),
+        )
+        for name, tooltip, values, form in numbers:
+            cells = "".join(f"<td>{form.format(values[index])}</td>" for index, _, _ in aligned.rows)
+            rows.append(f"<tr title='{tooltip}'><th>{name}</th>{cells}</tr>")
+    return f"<table class='colorlab-table colorlab-words'>{''.join(rows)}</table>"
 
 
 def duration(seconds: float) -> str:

@@ -15,8 +15,11 @@ import traitlets
 
 from colorlab.colorizer import Colorizer
 from colorlab.exhibits import Exhibit
+from colorlab.methods.adaptation import Adaptation
+from colorlab.methods.identifiers import Rewriting
 from colorlab.tuning import PRESETS, Tuning, TuningWarning
 from colorlab.tuning.budget import Budget
+from colorlab.tuning.embedding_exhibits import EmbeddingMove, measure_move
 from colorlab.tuning.exhibits import walk_eta_sheet
 from colorlab_widgets.view_model import LOOK_AHEAD, ViewModel, in_words
 from colorlab_widgets.worker import Job
@@ -109,6 +112,22 @@ class TuningModel(traitlets.HasTraits):
         parameters = {**plan.mechanism, **settings.mechanisms.get(name, {})}
         same_settings = tuning.settings.seed == settings.seed and dict(tuning.settings.mechanisms[name]) == parameters
         return same_settings and tuning.conditioning.content_hash("gray") == given.content_hash("gray")
+
+    @property
+    def rewriting(self) -> Rewriting | None:
+        """The context that targets are laid on: the tuning's, else that of the model in force; None without one."""
+        adaptation = self.model.colorizer.method.adaptation
+        if self.tuning is not None:
+            return self.tuning.rewriting
+        return None if adaptation is None else adaptation.rewriting
+
+    @property
+    def move(self) -> EmbeddingMove | None:
+        """How far the embedding of that context was moved; None before it was found."""
+        adaptation = self.model.colorizer.method.adaptation
+        if self.tuning is not None:
+            adaptation = Adaptation(self.tuning.state.results)
+        return None if adaptation is None or adaptation.optimized is None else measure_move(adaptation)
 
     @property
     def is_in_force(self) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 
 from colorlab.errors import ColorlabError
 from colorlab.tuning import PRESETS, STAGES
+from colorlab_widgets.eta_sliders import EtaSliders
 from colorlab_widgets.page import Chips, Curves, Gallery, Picture
 from colorlab_widgets.tuning_charts import (
     STAGE_WORDS,
@@ -63,7 +64,7 @@ class TuningView(View):
         self.checkpoints = Gallery({"select": self._choose}, description="Checkpoints, by iterations done", card_px=68)
         self.kept = caption()
         self.table = ipywidgets.HTML()
-        self.in_force, self.misfit = caption(), caption()
+        self.in_force, self.misfit, self.moved = caption(), caption(), caption()
         self.misfit.add_class("colorlab-wrong")
         self.sheet = Picture(description="The target at several places of the embedding path", max_height_px=420)
         self.sheet_caption = caption()
@@ -89,12 +90,7 @@ class TuningView(View):
         self.preset.style.description_width = "50px"
         self.preset.tooltip = "How long each of the three stages goes"
         tell_label(self.preset)
-        self.eta = ipywidgets.FloatSlider(
-            min=0.0, max=1.5, step=0.05, description="eta", continuous_update=False, readout_format=".2f"
-        )
-        self.eta.layout.width, self.eta.style.description_width = "220px", "26px"
-        self.eta.tooltip = "Way from the tuned picture (0) to the target text (1), and beyond; 0 to 1.5, no unit"
-        self.eta.observe(lambda change: self._set_eta(change.new), "value")
+        self.etas = EtaSliders(self.model)
         for name in ("context", "target", "path", "preset"):
             control = getattr(self, name)
             control.value = getattr(tuning, name)
@@ -144,9 +140,11 @@ class TuningView(View):
         self.result = ipywidgets.VBox(
             [
                 heading("Color by words"),
-                row(self.target, self.eta),
+                row(self.target),
                 self.table,
+                self.moved,
                 self.misfit,
+                self.etas,
                 row(self.color, self.plain, self.make_sheet),
                 self.in_force,
                 self.sheet,
@@ -166,15 +164,15 @@ class TuningView(View):
             (("problem", "notice"), self._show_words),
             (("context", "path", "preset", "tuning", "budget", "version", "is_busy", "is_painting"), self._show_state),
             (("tuning", "version"), self._show_course),
-            (("target", "tuning"), self._show_target),
+            (("target", "tuning", "version"), self._show_target),
             (("sheet",), self._show_sheet),
         )
         for names, update in pairs:
             tuning.observe(lambda change, update=update: update(), list(names))
             update()
         tuning.observe(lambda change: setattr(self.context, "value", change.new), "context")
-        self.follow(("settings",), self._show_eta)
         self.follow(("colorizer", "conditioning", "settings"), self._show_state)
+        self.follow(("colorizer",), self._show_target)
 
     # What the user does.
 
@@ -187,17 +185,6 @@ class TuningView(View):
         """Choose a checkpoint."""
         self.checkpoints.selected = index
         self._show_state()
-
-    @property
-    def _given_eta(self) -> float:
-        """The eta in force."""
-        path = self.model.colorizer.method.mechanism("embedding_path")
-        return float(path.in_force(self.model.settings)["eta"])  # type: ignore[arg-type]
-
-    def _set_eta(self, eta: float) -> None:
-        """Set how far to go towards the target."""
-        if eta != self._given_eta:
-            self.model.set_mechanism("embedding_path", eta=eta)
 
     def _roll_back(self) -> None:
         """Go back to the chosen checkpoint."""
@@ -289,21 +276,21 @@ class TuningView(View):
             self._show_state()
 
     def _show_target(self) -> None:
-        """Lay the target onto the context, or say why it does not fit."""
-        tuning, target = self.tuning.tuning, self.tuning.target
-        self.table.value = self.misfit.value = ""
-        if tuning is not None and tuning.rewriting is not None and target:
+        """Lay the target onto the context with what stage 2 moved, or say why it does not fit."""
+        rewriting, move, target = self.tuning.rewriting, self.tuning.move, self.tuning.target
+        aligned, table, misfit = None, "", ""
+        if rewriting is not None and target:
             try:
-                self.table.value = aligned_table(tuning.rewriting.align(target, tuning.method.components))
+                aligned = rewriting.align(target, self.model.colorizer.method.components)
+                table = aligned_table(aligned, move)
             except ColorlabError as problem:
-                self.misfit.value = in_words(problem)
-        for part in (self.table, self.misfit):
-            part.layout.display = None if part.value else "none"
-
-    def _show_eta(self) -> None:
-        """Bring the slider to the settings."""
-        if self.eta.value != self._given_eta:
-            self.eta.value = self._given_eta
+                misfit = in_words(problem)
+        self.etas.lay_out(aligned)
+        moved = "" if move is None or aligned is None else str(move)
+        for part, value in ((self.table, table), (self.misfit, misfit), (self.moved, moved)):
+            if part.value != value:
+                part.value = value
+            part.layout.display = None if value else "none"
 
     def _show_sheet(self) -> None:
         """Show the eta sheet."""
