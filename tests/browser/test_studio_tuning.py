@@ -65,6 +65,37 @@ def test_a_tuning_is_prepared_stopped_resumed_and_rolled_back(lab, open_notebook
     assert studio.value("model.run.method.adaptation.stages") == ["contrastive", "embedding", "reconstruction"]
     assert studio.value("model.run.conditioning.prompt") == "a photo of a red ball"
 
+    # A slider for each token of the target; drawing them changed nothing, and none of them needs tuning.
+    etas = panel.locator(".widget-slider")
+    words = ["eta", "a", "photo", "of", "a", "red", "ball", "the rest"]
+    assert etas.locator(".widget-label").all_inner_texts() == words
+    assert "embedding_path" not in studio.value("dict(model.settings.mechanisms)")
+    handle = etas.nth(5).locator(".noUi-handle")
+    handle.focus()
+    for _ in range(10):
+        handle.press("ArrowLeft")
+    path = "dict(model.settings.mechanisms['embedding_path'])"
+    number_of_tokens = studio.value("model.run.segments[-1].prepared.text['cond'].shape[1]")
+    expected = [1.1 if index == 5 else 1.2 for index in range(number_of_tokens)]
+    studio.wait_until(
+        lambda: [round(eta, 3) for eta in studio.value(path).get("token_etas", [])] == expected, "one token moved"
+    )
+    runs = studio.value("len(model.tree)")
+    press("Color the target")
+    studio.wait_until(
+        lambda: studio.value("len(model.tree) > runs and model.run.is_finished".replace("runs", str(runs))), "a run"
+    )
+    assert number() == 9
+    assert [
+        round(eta, 3) for eta in studio.value("model.run.settings.mechanisms['embedding_path']['token_etas']")
+    ] == expected
+    handle = etas.first.locator(".noUi-handle")
+    handle.focus()
+    handle.press("ArrowLeft")
+    studio.wait_until(lambda: studio.value(path)["token_etas"] == [], "all tokens follow the common eta again")
+    assert len(set(etas.locator(".widget-readout").all_inner_texts())) == 1
+    assert panel.locator(".colorlab-words th").all_inner_texts() == ["context", "target", "moved", "cosine"]
+
     # Curves and checkpoints are drawn in the page.
     charts = panel.locator(".colorlab-chart")
     panel.locator(".colorlab-chip", has_text="1 colors").click()
