@@ -18,6 +18,7 @@ from colorlab.plotting.drawings import (
     draw_pairs,
     draw_paths,
     draw_ranking,
+    draw_stacked_curves,
 )
 from colorlab.plotting.figures import (
     LabFigure,
@@ -41,6 +42,7 @@ __all__ = [
     "draw_pairs",
     "draw_paths",
     "draw_ranking",
+    "draw_stacked_curves",
     "plot_curves",
     "plot_delta_e",
     "plot_heatmap",

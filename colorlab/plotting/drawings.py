@@ -32,6 +32,7 @@ __all__ = [
     "draw_pairs",
     "draw_paths",
     "draw_ranking",
+    "draw_stacked_curves",
 ]
 
 _NUM_BARS = 20
@@ -111,7 +112,7 @@ def draw_maps(exhibit: Exhibit) -> LabFigure:
     columns = min(len(labels), 5)
     if exhibit.baseline is not None:
         maps = np.concatenate([maps, exhibit.baseline])
-        labels += [f"{label}, null baseline" for label in labels]
+        labels += [f"{label}\nnull baseline" for label in labels]
     limits = value_range(maps)
     figure, cells = grid_of_cells(len(labels), columns, CELL_PX, aspect=maps.shape[1] / maps.shape[2])
     for cell, values, label in zip(cells, maps, labels, strict=True):
@@ -234,9 +235,23 @@ def draw_curves(exhibit: Exhibit) -> LabFigure:
     if exhibit.baseline is not None:
         for row in np.atleast_2d(exhibit.baseline):
             figure.axes[0].plot(row, color="gray", linestyle="--", linewidth=1)
-    tokens = [str(name) for name in exhibit.provenance.get("token_names", ())]
-    if exhibit.axes[-1] == "token" and len(tokens) == rows.shape[1] <= _MAX_NAMED_TOKENS:
-        figure.axes[0].set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6)
+    _name_tokens(figure, exhibit)
+    return _with_caption(figure, exhibit)
+
+
+@register_drawing("stacked_curves")
+def draw_stacked_curves(exhibit: Exhibit) -> LabFigure:
+    """Draw each row of an exhibit of two axes as a curve on a scale of its own, with the labels of its provenance."""
+    _require_axes(exhibit, 2)
+    labels = [str(label) for label in exhibit.provenance.get("labels", range(len(exhibit.array)))]
+    figure = LabFigure(figsize=(6.4, 0.6 + 1.5 * len(labels)))
+    cells = figure.subplots(len(labels), sharex=True, squeeze=False)[:, 0]
+    for axes, values, label in zip(cells, exhibit.array, labels, strict=True):
+        axes.plot(values, linewidth=1.5, marker=".", markersize=3)
+        axes.set(ylabel=label)
+        axes.spines[["top", "right"]].set_visible(False)
+    cells[-1].set(xlabel=exhibit.axes[-1])
+    _name_tokens(figure, exhibit)
     return _with_caption(figure, exhibit)
 
 
@@ -263,6 +278,14 @@ def draw_image(exhibit: Exhibit) -> LabFigure:
         list(pictures.values()), titles=list(pictures) if len(pictures) > 1 else None, cell_px=2 * CELL_PX
     )
     return _with_caption(figure, exhibit)
+
+
+def _name_tokens(figure: LabFigure, exhibit: Exhibit) -> None:
+    """Write tokens below the curves that run over them, the first of equal neighbors alone, where they have room."""
+    tokens = [str(name) for name in exhibit.provenance.get("token_names", ())]
+    places = [index for index, name in enumerate(tokens) if index == 0 or name != tokens[index - 1]]
+    if exhibit.axes[-1] == "token" and len(tokens) == exhibit.array.shape[-1] and len(places) <= _MAX_NAMED_TOKENS:
+        figure.axes[-1].set_xticks(places, [tokens[index] for index in places], rotation=90, fontsize=6)
 
 
 def _require_axes(exhibit: Exhibit, number: int) -> None:

@@ -107,7 +107,7 @@ def embedding_distance(method: DiffColor) -> Exhibit:
             "cosine": move.cosine,
             "length": move.length,
         },
-        kind="curves",
+        kind="stacked_curves",
     )
 
 

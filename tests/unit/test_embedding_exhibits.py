@@ -51,8 +51,15 @@ def test_the_distance_is_shown_by_token_with_the_whole_in_words(tuned):
     whole = float(np.linalg.norm(exhibit.array[0]))
     assert exhibit.provenance["distance"] == pytest.approx(whole, rel=1e-5)
     assert f"{whole:.3g} from T(c')" in exhibit.caption
-    ticks = [label.get_text() for label in exhibit.plot().axes[0].get_xticklabels()]
-    assert ticks == exhibit.provenance["token_names"]
+    axes = exhibit.plot().axes
+    assert [each.get_ylabel() for each in axes] == ["distance", "cosine"]
+    assert list(axes[1].lines[0].get_ydata()) == list(exhibit.array[1])
+    names = [label.get_text().removesuffix("</w>") for label in axes[1].get_xticklabels()]
+    assert names == [
+        "<|startoftext|>",
+        *["a", "photo", "of", "a", "sks", "cat", "on", "a", "zwx", "sofa"],
+        "<|endoftext|>",
+    ]
     with pytest.raises(StateError, match="tune it first, stage 2 included"):
         embedding_distance(tiny_diffcolor())
 
