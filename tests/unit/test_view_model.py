@@ -138,6 +138,14 @@ def test_frames_come_at_an_interval_and_leave_most_of_the_time_to_sampling(monke
     assert np.diff(shown)[4:].min() >= 0.99, "one tenth of the time"
 
 
+def test_a_job_that_ends_while_its_beginning_is_told_is_not_told_as_under_way(model, monkeypatch):
+    # The thread that enqueues reads what is busy; before it has said so the worker has ended the job.
+    answers = iter([("run",), (), ()])
+    monkeypatch.setattr(type(model.worker), "busy_kinds", property(lambda worker: next(answers, ())))
+    model._note_work()
+    assert (model.is_running, model.activity, model.is_busy) == (False, "", False)
+
+
 def test_looking_at_another_moment_leaves_the_tree_as_it_is(model):
     model.colorize()
     version = done(model).tree_version

@@ -147,3 +147,19 @@ def test_a_job_does_not_wait_for_itself(worker):
     worker.submit("a", lambda: worker.join() and None, failed=told.append)
     assert worker.join()
     assert isinstance(told[0], RangeError)
+
+
+def test_who_joins_goes_on_when_the_end_was_told():
+    told = []
+
+    def tell():
+        # The end is told in the worker's thread, slowly enough to be overtaken.
+        if threading.current_thread() is not threading.main_thread():
+            threading.Event().wait(0.2)
+            told.append(worker.busy_kinds)
+
+    worker = Worker(changed=tell)
+    worker.submit("a", lambda: None)
+    assert worker.join()
+    assert told == [()]
+    worker.close()

@@ -58,7 +58,7 @@ class StepPlayer(View):
     def _update(self) -> None:
         """Bring the page to where the model is."""
         model = self.model
-        with self.page.hold_sync():
+        with self.showing, self.page.hold_sync():
             self.page.num_steps = model.num_steps
             self.page.steps_taken = model.steps_taken
             self.page.step = model.step

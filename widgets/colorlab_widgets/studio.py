@@ -99,7 +99,7 @@ class Studio(View):
     def _show_status(self) -> None:
         """Say what goes on."""
         model = self.model
-        with self.status.hold_sync():
+        with self.showing, self.status.hold_sync():
             for name in ("is_busy", "activity", "progress", "error", "notice"):
                 setattr(self.status, name, getattr(model, name))
 

@@ -1,6 +1,7 @@
 """View: what all views of a view-model share."""
 
 import html
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,6 +23,9 @@ class View(ipywidgets.VBox):
     def __init__(self, model: ViewModel, **layout: Any) -> None:
         self.model = model
         self.is_shown = True
+        # Held while the page is brought to what the model says: two threads change that, and the slower one would leave
+        # what it had read before. Nothing in it may change the model.
+        self.showing = threading.RLock()
         # What was left out while the view was hidden.
         self._late: dict[Callable[[], None], None] = {}
         self._links: list[traitlets.link] = []

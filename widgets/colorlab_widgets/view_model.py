@@ -5,6 +5,7 @@ say so, so that observers run in either thread.
 """
 
 import contextlib
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -101,6 +102,7 @@ class ViewModel(traitlets.HasTraits):
         )
         # One entry for each step that was asked for and not taken.
         self._steps_asked: deque[None] = deque()
+        self._noting = threading.RLock()
         self.worker = Worker(changed=self._note_work, failed=self._fail)
         self._take_conditioning()
 
@@ -360,10 +362,14 @@ class ViewModel(traitlets.HasTraits):
 
     def _note_work(self) -> None:
         """Say what the worker does."""
-        kinds = self.worker.busy_kinds
-        self.is_running = RUN in kinds
-        self.activity = ", ".join(kinds)
-        self.is_busy = bool(kinds)
+        kinds: tuple[str, ...] | None = None
+        # Two threads tell this, and observers enqueue more: the last word is what is true by then, not what was
+        # read first.
+        with self._noting:
+            while kinds != (kinds := self.worker.busy_kinds):
+                self.is_running = RUN in kinds
+                self.activity = ", ".join(kinds)
+                self.is_busy = bool(kinds)
 
     def _fail(self, problem: BaseException) -> None:
         """Tell the user about a job that raised."""

@@ -61,6 +61,8 @@ class Worker:
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
         self._is_closed = False
+        # Whether the end of a job is just being told.
+        self._is_telling = False
 
     def submit(self, kind: str, job: Job, *, urgency: int = 0, failed: Failed | None = None) -> None:
         """Enqueue a job; it replaces one of the same kind that has not begun.
@@ -107,7 +109,7 @@ class Worker:
             return kind in self._waiting
 
     def join(self, timeout_s: float = 60.0) -> bool:
-        """Wait until nothing is left to do; return whether it came to that.
+        """Wait until nothing is left to do and everybody was told so; return whether it came to that.
 
         Raises:
             RangeError: called from the worker's own thread, which would wait for itself.
@@ -115,7 +117,7 @@ class Worker:
         if threading.current_thread() is self._thread:
             raise RangeError("A job waits for its own end; call join from another thread.")
         with self._condition:
-            return self._condition.wait_for(lambda: not self._waiting and not self._begun, timeout_s)
+            return self._condition.wait_for(lambda: not (self._waiting or self._begun or self._is_telling), timeout_s)
 
     def close(self, timeout_s: float = 60.0) -> None:
         """Drop everything and end the thread after the slice under way; closing twice does nothing."""
@@ -139,12 +141,21 @@ class Worker:
                 if not task.is_stopped:
                     task.failed(error)
             if is_over:
-                with self._condition:
-                    self._begun.pop(task.kind, None)
-                    self._condition.notify_all()
-                self._changed()
+                self._end(task)
             # Else the loop would hold the last job, and with it a run, until the next one comes.
             del task
+
+    def _end(self, task: _Task) -> None:
+        """Forget a task that is over, and say so before anybody who joins goes on."""
+        with self._condition:
+            self._begun.pop(task.kind, None)
+            self._is_telling = True
+        try:
+            self._changed()
+        finally:
+            with self._condition:
+                self._is_telling = False
+                self._condition.notify_all()
 
     def _next(self) -> _Task | None:
         """Wait for the most urgent task and mark it as begun; None once the worker is closed."""
