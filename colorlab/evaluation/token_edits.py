@@ -26,14 +26,12 @@ from colorlab.evaluation.sketches import ColorizeSketches, object_colors
 from colorlab.images import load_image
 from colorlab.settings import Settings
 from colorlab.training.corpus import patch_map
+from colorlab.training.edited_exemplars import color_edit
 from colorlab.training.scenes import TEST_SEEDS, Scene, exemplar_scene, make_scene, sketch
 
-__all__ = ["EditedScene", "color_edit", "edited_conditioning", "edited_scenes", "evaluate_token_edits", "has_wanted"]
+__all__ = ["EditedScene", "edited_conditioning", "edited_scenes", "evaluate_token_edits", "has_wanted"]
 
 MODES = ("corrected", "published")
-TARGET_SCALE = 9.0
-"""Projection on a text that patches of the family's CLIP have on the text that names them: 6 to 10. Ours."""
-
 _FIRST_SEED = TEST_SEEDS.start + 6 * 10**8
 _NUM_TIMINGS = 20
 
@@ -53,12 +51,6 @@ class EditedScene:
     exemplar: Scene
     wanted: dict[str, str]
     edits: tuple[Manipulation, ...]
-
-
-def color_edit(color: str, kind: str, new: str, *, scale: float = TARGET_SCALE) -> Manipulation:
-    """Ask for another color of an object."""
-    name = f"the {color} {kind}"
-    return Manipulation(f"the {new} {kind}", scale, anchor_text=name, control_text=name)
 
 
 def evaluate_token_edits(colorize: ColorizeSketches, method: Any, settings: Settings, num_edits: int) -> Report:

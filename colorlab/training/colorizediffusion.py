@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from colorlab.colorizer import Colorizer
 from colorlab.errors import RangeError
+from colorlab.images import load_image
 from colorlab.networks.exemplar_projection import ExemplarProjection
 from colorlab.networks.libraries import UNet2DConditionModel
 from colorlab.networks.sketch_encoder import NO_SKETCH, SketchEncoder, sketch_pixels
@@ -287,7 +288,7 @@ class ColorizeDiffusionRecipe:
             scene = make_scene(seed)
             exemplar = exemplar_scene(scene, seed=0).image
             run = colorizer.start(sketch=sketch(scene), exemplar=exemplar)
-            known = [torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 for image in (exemplar, scene.image)]
+            known = [load_image(image) for image in (exemplar, scene.image)]
             rows.append(torch.cat([run_pictures(run, (2, 6, 12)), *known]))
         return picture_grid(rows)
 

@@ -30,6 +30,7 @@ from torch.nn import functional
 
 from colorlab.color import rgb_to_lab
 from colorlab.colorizer import Colorizer
+from colorlab.images import load_image
 from colorlab.methods.components import load_component
 from colorlab.networks.libraries import ControlNetModel, UNet2DConditionModel
 from colorlab.networks.luminance import LuminanceEncoder, extend_conv_in, lightness_hint, narrow_conv_in
@@ -376,7 +377,7 @@ class CtrlColorRecipe(HintedRecipe):
             scene = make_scene(seed)
             strokes = simulated_strokes(scene, seed=0)
             hint, mask = strokes.rasterize(*scene.image.shape[:2])
-            truth = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
+            truth = load_image(scene.image)
             run = colorizer.start(gray=scene.image, strokes=strokes)
             painted = truth.mean(1, keepdim=True) * (1 - mask) + hint
             rows.append(torch.cat([painted, run_pictures(run, (2, 6, 12)), truth]))

@@ -16,18 +16,22 @@ import torch
 
 from colorlab.color import CHROMATIC_COLORS
 from colorlab.conditioning import Manipulation
+from colorlab.images import load_image
 from colorlab.mechanisms.global_manipulation import TextEdit
 from colorlab.mechanisms.position_weights import corrected_edit
 from colorlab.networks.exemplar_projection import Polarity
 from colorlab.networks.image_tokens import projected_tokens
 from colorlab.training.corpus import corpus_scene
-from colorlab.training.exemplars import own_masks, patch_owners, scene_pixels
+from colorlab.training.exemplars import own_masks, patch_owners
 from colorlab.training.scenes import exemplar_scene, recolored
 
-__all__ = ["EditedExemplars"]
+__all__ = ["EditedExemplars", "color_edit"]
 
-SCALES = (7.0, 11.0)
-"""Range of target scales; patches of the family's CLIP project 6 to 10 on the text that names them. Ours."""
+TARGET_SCALE = 9.0
+"""Projection on a text that patches of the family's CLIP have on the text that names them: 6 to 10. Ours."""
+
+SCALES = (TARGET_SCALE - 2, TARGET_SCALE + 2)
+"""Range of target scales that are trained on. Ours."""
 
 MAX_EDITS = 3
 """Most edits of one exemplar. Ours."""
@@ -66,7 +70,7 @@ class EditedExemplars:
         colors = [changes.get(instance.kind, instance.color) for instance in arranged.instances]
         exemplar = recolored(arranged, colors)
         device = next(self.encoder.parameters()).device
-        tokens = projected_tokens(self.encoder, scene_pixels(exemplar)[None].to(device)).float()
+        tokens = projected_tokens(self.encoder, load_image(exemplar.image).to(device)).float()
         patches = tokens[:, 1:]
         wanted = {instance.kind: instance.color for instance in scene.instances}
         for kind, present in changes.items():
@@ -77,9 +81,14 @@ class EditedExemplars:
 
     def _edit(self, kind: str, present: str, wanted: str, scale: float) -> TextEdit:
         """Say "the present kind -> the wanted kind"."""
-        new, old = (f"the {color} {kind}" for color in (wanted, present))
         target, anchor = (self.phrases[color, kind] for color in (wanted, present))
-        return TextEdit(Manipulation(new, scale, anchor_text=old, control_text=old), target, anchor, anchor)
+        return TextEdit(color_edit(present, kind, wanted, scale=scale), target, anchor, anchor)
+
+
+def color_edit(color: str, kind: str, new: str, *, scale: float = TARGET_SCALE) -> Manipulation:
+    """Ask for another color of an object."""
+    name = f"the {color} {kind}"
+    return Manipulation(f"the {new} {kind}", scale, anchor_text=name, control_text=name)
 
 
 def _other_colors(things: list[tuple[str, str]], rng: np.random.Generator) -> dict[str, str]:

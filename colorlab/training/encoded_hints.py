@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from tqdm.auto import tqdm
 
+from colorlab.images import load_image
 from colorlab.mechanisms.stroke_encoding import masked_picture, pool_mask
 from colorlab.networks.image_tokens import pooled_token
 from colorlab.networks.libraries import AutoencoderKL
@@ -139,5 +140,5 @@ def _simulate(pictures: Pictures, index: int) -> tuple[SimulatedHint, torch.Tens
         return photograph_hint(image, HINT_SEED + index), exemplar
     scene = corpus_scene(index - number)
     hint = scene_hint(scene, HINT_SEED)
-    other = torch.from_numpy(exemplar_scene(scene, HINT_SEED).image).permute(2, 0, 1).float() / 255
+    other = load_image(exemplar_scene(scene, HINT_SEED).image)[0]
     return hint.mirrored() if is_mirrored(index - number) else hint, other

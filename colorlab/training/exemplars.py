@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from colorlab.atomic import part_path
 from colorlab.color import image_to_gray
 from colorlab.errors import RangeError
+from colorlab.images import load_image
 from colorlab.networks.image_tokens import projected_tokens
 from colorlab.sketches import sketch_of
 from colorlab.training.corpus import NO_THING, PATCH_PX, corpus_scene
@@ -33,7 +34,7 @@ from colorlab.training.latents import is_mirrored, picture_at
 from colorlab.training.pixels import Pictures
 from colorlab.training.scenes import Scene, exemplar_scene, sketch
 
-__all__ = ["ExemplarKind", "SketchedPictures", "own_masks", "patch_owners", "scene_pixels", "sketch_pictures"]
+__all__ = ["ExemplarKind", "SketchedPictures", "own_masks", "patch_owners", "sketch_pictures"]
 
 ExemplarKind = Literal["arranged", "deformed", "same"]
 
@@ -158,16 +159,11 @@ def _draw(
                 lines, masks = lines[:, ::-1], masks.flip(-1)
         if exemplar == "arranged" and number >= 0:
             arranged = exemplar_scene(scene, seed=number)
-            image, masks = scene_pixels(arranged), own_masks(scene, arranged)
+            image, masks = load_image(arranged.image)[0], own_masks(scene, arranged)
         elif exemplar != "same":
             both = deform(torch.cat([image, masks])[None], torch.Generator().manual_seed(index))[0]
             image, masks = both[:3], both[3:]
         yield np.rint(lines * 255).astype(np.uint8), image, masks
-
-
-def scene_pixels(scene: Scene) -> torch.Tensor:
-    """Return the picture of a scene, (3, H, W) float32, [0, 1]."""
-    return torch.from_numpy(scene.image).permute(2, 0, 1).float() / 255
 
 
 def own_masks(scene: Scene, exemplar: Scene) -> torch.Tensor:

@@ -124,6 +124,12 @@ def stroke_grounding_loss(
     return torch.stack(losses).mean()
 
 
+def on_grid(patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Read (B, h, w) in the middle of each cell of a coarser grid (rows, columns), which divides h and w."""
+    rows, columns = patches.shape[1] // grid[0], patches.shape[2] // grid[1]
+    return patches[:, rows // 2 :: rows, columns // 2 :: columns]
+
+
 def grounding_loss(
     attention: Sequence[tuple[tuple[int, int], torch.Tensor]], named: torch.Tensor, patches: torch.Tensor
 ) -> torch.Tensor:
@@ -141,8 +147,7 @@ def grounding_loss(
     losses = []
     named = named.to(attention[0][1].device)
     for (height, width), probs in attention:
-        rows, columns = patches.shape[1] // height, patches.shape[2] // width
-        cells = patches[:, rows // 2 :: rows, columns // 2 :: columns].flatten(1).to(probs.device)  # (B, Q)
+        cells = on_grid(patches, (height, width)).flatten(1).to(probs.device)  # (B, Q)
         is_thing = (cells >= 0) & (cells < NUM_THINGS)
         own_words = named.gather(1, cells.clamp(0, NUM_THINGS - 1)[..., None].expand(-1, -1, named.shape[-1]))
         kept = is_thing & own_words.any(-1)

@@ -18,6 +18,7 @@ from torch import nn
 
 from colorlab.colorizer import Colorizer
 from colorlab.errors import StateError
+from colorlab.images import load_image
 from colorlab.networks.libraries import AutoencoderKL, UNet2DConditionModel
 from colorlab.networks.luminance import LuminanceEncoder, decode_with_taps, extend_conv_in, lightness_hint
 from colorlab.sampling.schedules import NoiseSchedule
@@ -143,6 +144,6 @@ class LcadRecipe(DenoisingRecipe):
         for seed in TEST_SEEDS[:6]:
             scene = make_scene(seed)
             run = colorizer.start(gray=scene.image, prompt=caption(scene, "complete", seed=0))
-            truth = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255
+            truth = load_image(scene.image)
             rows.append(torch.cat([run_pictures(run, (2, 6, 12)), truth]))
         return picture_grid(rows)

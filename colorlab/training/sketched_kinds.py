@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from colorlab.networks.libraries import ConfigMixin, ModelMixin, register_to_config
 from colorlab.training.corpus import SKY_INDEX
+from colorlab.training.grounding import on_grid
 from colorlab.training.latents import EncodedPictures
 from colorlab.training.scene_kinds import KINDS
 
@@ -51,8 +52,7 @@ class KindReader(ModelMixin, ConfigMixin):
         """
         losses = []
         for head, hint in zip(self.heads, hints, strict=False):
-            rows, columns = (kinds.shape[axis] // hint.shape[axis + 1] for axis in (1, 2))
-            wanted = kinds[:, rows // 2 :: rows, columns // 2 :: columns].to(hint.device)
+            wanted = on_grid(kinds, (hint.shape[-2], hint.shape[-1])).to(hint.device)
             total = functional.cross_entropy(head(hint), wanted, ignore_index=UNKNOWN, reduction="sum")
             losses.append(total / (wanted != UNKNOWN).sum().clamp(min=1))
         return torch.stack(losses).mean()

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from colorlab.color import COLORS
+from colorlab.images import load_image
 from colorlab.methods.text import encode_text_vector
 from colorlab.networks.exemplar_projection import Polarity
 from colorlab.networks.image_tokens import projected_tokens
@@ -114,7 +115,7 @@ def measure_similarity(
     aucs, best = [], []
     for index in range(num_scenes):
         scene = corpus_scene(index)
-        tokens = projected_tokens(encoder, torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 255)[0, 1:]
+        tokens = projected_tokens(encoder, load_image(scene.image))[0, 1:]
         patches = torch.from_numpy(patch_map(scene)).flatten()
         for number, instance in enumerate(scene.instances):
             vector = phrases[instance.color, instance.kind]

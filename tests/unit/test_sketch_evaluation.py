@@ -8,8 +8,9 @@ from tiny import tiny_colorizediffusion
 from colorlab.errors import RangeError
 from colorlab.evaluation.batches import colorize_all
 from colorlab.evaluation.sketches import edge_f1, evaluate_sketches, hues_agree, leakage, object_colors, share_followed
-from colorlab.evaluation.token_edits import color_edit, evaluate_token_edits
+from colorlab.evaluation.token_edits import evaluate_token_edits
 from colorlab.settings import Settings
+from colorlab.training.edited_exemplars import color_edit
 from colorlab.training.scenes import TEST_SEEDS, exemplar_scene, make_scene, recolored, sketch
 
 
