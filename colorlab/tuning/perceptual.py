@@ -17,7 +17,7 @@ _TRUNKS = ("alexnet-owt-7be5be79.pth", "alexnet-owt-4df8aa71.pth")
 
 def find_trunk() -> Path | None:
     """Return the file of AlexNet's weights where torchvision keeps it; None where it was never fetched."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    folder = _trunk_folder()
     return next((folder / name for name in _TRUNKS if (folder / name).is_file()), None)
 
 
@@ -28,7 +28,7 @@ def why_no_lpips(size: tuple[int, int] | None = None) -> str:
     except MissingExtraError as error:
         return str(error)
     if find_trunk() is None:
-        return f"LPIPS is not measured: AlexNet's weights ({_TRUNKS[0]}) are not in {torch.hub.get_dir()}/checkpoints."
+        return f"LPIPS is not measured: AlexNet's weights ({_TRUNKS[0]}) are not in {_shown(_trunk_folder())}."
     if size is not None and min(size) < _LEAST_PX:
         return f"LPIPS is not measured: the picture has {min(size)} px, and AlexNet needs {_LEAST_PX}."
     return ""
@@ -66,3 +66,14 @@ def lpips_between(network: torch.nn.Module, image: torch.Tensor, other: torch.Te
     """Return the LPIPS of two pictures (1, 3, H, W) in [0, 1]; 0 for equal ones."""
     with torch.no_grad():
         return float(network(image * 2 - 1, other * 2 - 1))
+
+
+def _trunk_folder() -> Path:
+    """Return where torch keeps what it has downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _shown(folder: Path) -> str:
+    """Write a folder as a user would, so that exhibits can be shared: `~` stands for the user's own."""
+    home = Path.home()
+    return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)
