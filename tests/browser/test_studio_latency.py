@@ -20,17 +20,31 @@ picture[(rows - 60) ** 2 + (columns - 64) ** 2 < 1000] = 150
 colorizer = colorlab.load("{model}")
 studio = Studio(colorizer, colorlab.Conditioning(gray=picture, prompt="a red ball and a blue wall"))
 """
-# Times of the page in milliseconds: of each move while a pointer is down until its frame is drawn, of each release, and
-# of each picture that the attention view has drawn.
+# Times of the page in milliseconds: of each move while a pointer is down until its place on the canvas has the color of
+# the stroke, and until the frame that shows it has ended; of each release, and of each picture that the attention view
+# has drawn.
 WATCH = """() => {
-    Object.assign(window, {moves: [], releases: [], frames: []});
+    Object.assign(window, {drawn: [], shown: [], releases: [], frames: []});
     const sheet = document.querySelector('.colorlab-pointer');
-    sheet.addEventListener('pointermove', event => {
+    const canvas = sheet.querySelector('canvas');
+    const isDrawn = ({clientX, clientY}) => {
+        const box = canvas.getBoundingClientRect();
+        const x = (clientX - box.left) * canvas.width / box.width;
+        const y = (clientY - box.top) * canvas.height / box.height;
+        // Beside the middle, where the cursor has a dot.
+        return canvas.getContext('2d').getImageData(x + 4, y, 1, 1).data[3] > 0;
+    };
+    // After the sheet's own listener.
+    sheet.addEventListener('pointerrawupdate', event => {
         if (!event.buttons) return;
+        const drawnNow = () => isDrawn(event) && window.drawn.push(performance.now() - event.timeStamp);
+        const isEarly = drawnNow();
         const channel = new MessageChannel();
-        channel.port1.onmessage = () => window.moves.push(performance.now() - event.timeStamp);
-        // After the frame in which the sheet draws.
-        requestAnimationFrame(() => channel.port2.postMessage(0));
+        channel.port1.onmessage = () => window.shown.push(performance.now() - event.timeStamp);
+        requestAnimationFrame(() => {
+            if (!isEarly) drawnNow();
+            channel.port2.postMessage(0);
+        });
     });
     window.addEventListener('pointerup', () => window.releases.push(Date.now()), {capture: true});
     const picture = document.querySelector('.widget-tab .colorlab-clickable');
@@ -57,6 +71,7 @@ MODELS = {
     "mini/lcad": " It reads no strokes, but every stroke changes what is given, and is answered as any change is.",
 }
 NUM_STROKES = 8
+MOVES_PER_STROKE = 12
 LIVE_S = 6.0
 
 
@@ -121,8 +136,11 @@ def test_answers_come_while_the_user_still_looks(model, reports, lab, open_noteb
     page.wait_for_function("document.querySelectorAll('.colorlab-thumbnail').length === 21")
     page.evaluate(WATCH)
 
-    drawn, previews, full, spent = strokes(studio)
+    previews, full, spent = strokes(studio)
+    drawn, shown = page.evaluate("[window.drawn, window.shown]")
+    assert len(drawn) == len(shown) >= NUM_STROKES * MOVES_PER_STROKE, "each move was drawn, in the next frame at last"
     assert report.at_most("pointer to drawn stroke, in the page", drawn, 16) < 2_000
+    assert report.at_most("pointer to the end of the frame that shows it", shown, 50) < 2_000
     assert report.at_most("end of a stroke to the first new preview", previews, 1_000) < 60_000
     assert report.at_most("end of a stroke to the finished picture", full, 4_000) < 180_000
     report.tell("for that, CPU time of the kernel", spent)
@@ -133,13 +151,13 @@ def test_answers_come_while_the_user_still_looks(model, reports, lab, open_noteb
 
 
 def strokes(studio: StudioPage) -> tuple[list[float], ...]:
-    """Paint strokes in live mode; return times of moves, previews, finished pictures and the CPU, in milliseconds."""
+    """Paint strokes in live mode; return times of previews, finished pictures and the CPU, in milliseconds."""
     page = studio.page
     studio.kernel("model.is_live = True")
     previews, full, spent = [], [], []
     for number in range(NUM_STROKES):
         before = studio.value("len(model.tree)")
-        studio.drag([(20 + 10 * number, 20), (24 + 10 * number, 100)], steps=12)
+        studio.drag([(20 + 10 * number, 20), (24 + 10 * number, 100)], steps=MOVES_PER_STROKE)
         began_s = studio.value("time.process_time()")
         studio.wait_until(lambda before=before: studio.value("len(model.tree)") > before, "the full run has begun")
         studio.wait_until(
@@ -153,7 +171,7 @@ def strokes(studio: StudioPage) -> tuple[list[float], ...]:
         after = [at - released for at in page.evaluate("window.frames") if at > released]
         previews.append(after[0])
         full.append(after[-1])
-    return page.evaluate("window.moves"), previews, full, spent
+    return previews, full, spent
 
 
 def live_rate(studio: StudioPage) -> float:

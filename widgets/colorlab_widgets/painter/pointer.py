@@ -21,8 +21,8 @@ class PointerLayer(anywidget.AnyWidget):
 
     Why not ipycanvas alone: it sends every move of the pointer to the kernel, which sends back what to draw, and
     neither drops nor joins any of them. What the user sees then lags by a whole round trip for each point, and falls
-    behind while the kernel is busy or far away. So the page draws what is being drawn, in the frame of the event, and
-    ipycanvas shows what Python knows.
+    behind while the kernel is busy or far away. So the page draws what is being drawn, as soon as the pointer
+    tells of it and not only in the next frame, and ipycanvas shows what Python knows.
 
     Pen, touch and mouse are alike; the back end of a pen rubs out. Pressure is not used: a `Stroke` has one radius.
 

@@ -6,6 +6,7 @@
 // forgets its own copy.
 
 const MIN_STEP_CSS = 0.5; // points nearer than this to the one before add nothing that can be seen
+const MIN_PAUSE_MS = 4; // between drawings outside of frames, so that a mouse of 1000 Hz leaves time for the page
 const DRAWN_TOOLS = ["brush", "eraser", "lasso"]; // their gestures stay visible until Python has painted them
 const CURSORS = { brush: "none", eraser: "none", pan: "grab", move: "move" };
 
@@ -32,6 +33,8 @@ class PointerSheet {
     this.cursor = null; // [x, y] in CSS pixels of the stage
     this.fingers = new Map(); // pointerId -> [x, y] in CSS pixels, of touches
     this.isSpaceDown = false;
+    this.frame = null; // the frame that `redraw` has asked for
+    this.drawnAt_ms = 0;
     this.listen();
     this.arrive();
   }
@@ -43,6 +46,7 @@ class PointerSheet {
       this.el.addEventListener(name, handler.bind(this), { signal, ...options });
     on("pointerdown", this.down);
     on("pointermove", this.move);
+    on("pointerrawupdate", this.trace);
     on("pointerup", this.up);
     on("pointercancel", this.cancel);
     on("pointerleave", this.leave);
@@ -106,6 +110,7 @@ class PointerSheet {
       radius_px: this.model.get("radius_px"),
       points: [this.stage.toImage(css)],
       last_css: css,
+      isTraced: false, // whether `trace` adds its points, and not `move`
     };
     this.offerStream();
     this.redraw();
@@ -138,13 +143,30 @@ class PointerSheet {
         this.stage.move(css[0] - this.gesture.last_css[0], css[1] - this.gesture.last_css[1]);
         this.gesture.last_css = css;
       } else {
-        // A fast pen is measured more often than the screen is drawn.
-        const finer = event.getCoalescedEvents?.() ?? [];
-        for (const each of finer.length ? finer : [event]) this.addPoint(this.stage.toCss(each));
+        if (!this.gesture.isTraced) this.addPoints(event);
         this.offerStream();
       }
     }
-    this.redraw();
+    if (!this.gesture?.isTraced) this.redraw();
+  }
+
+  /**
+   * Draws at once what was drawn, before `move` hears of it: that waits for the next frame. Browsers that do not tell
+   * of raw updates, and pages that came without encryption from elsewhere, do with `move` alone.
+   */
+  trace(event) {
+    if (event.pointerId !== this.gesture?.pointerId || this.gesture.tool === "pan") return;
+    this.gesture.isTraced = true;
+    this.cursor = this.stage.toCss(event);
+    this.addPoints(event);
+    if (performance.now() - this.drawnAt_ms < MIN_PAUSE_MS) this.redraw();
+    else this.draw();
+  }
+
+  addPoints(event) {
+    // A fast pen is measured more often than events come.
+    const finer = event.getCoalescedEvents?.() ?? [];
+    for (const each of finer.length ? finer : [event]) this.addPoint(this.stage.toCss(each));
   }
 
   addPoint(css) {
@@ -249,14 +271,19 @@ class PointerSheet {
 
   // Drawing.
 
+  /** Draws in the next frame, however often it is asked for until then. */
   redraw() {
-    this.frame ??= requestAnimationFrame(() => {
-      this.frame = null;
-      this.stage.alignBelow(this.el.parentElement?.querySelector(":scope > canvas"));
-      const tool = this.isSpaceDown ? "pan" : this.gesture?.tool ?? this.tool;
-      if (this.cursor) this.el.style.cursor = CURSORS[tool] ?? "crosshair";
-      this.pen.draw(this.gesture ? [...this.unpainted, this.gesture] : this.unpainted, this.cursor, tool);
-    });
+    this.frame ??= requestAnimationFrame(() => this.draw());
+  }
+
+  draw() {
+    cancelAnimationFrame(this.frame); // it would draw the same
+    this.frame = null;
+    this.drawnAt_ms = performance.now();
+    this.stage.alignBelow(this.el.parentElement?.querySelector(":scope > canvas"));
+    const tool = this.isSpaceDown ? "pan" : this.gesture?.tool ?? this.tool;
+    if (this.cursor) this.el.style.cursor = CURSORS[tool] ?? "crosshair";
+    this.pen.draw(this.gesture ? [...this.unpainted, this.gesture] : this.unpainted, this.cursor, tool);
   }
 }
 
