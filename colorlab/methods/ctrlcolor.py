@@ -17,6 +17,7 @@ Deviation: no caption is made for an empty prompt; strokes may count for some st
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,6 +38,7 @@ from colorlab.mechanisms.self_attention_guidance import (
 from colorlab.methods.base import Finish, gray_image
 from colorlab.methods.ctrlcolor_inputs import CtrlColorInputs, PreparedCtrlColor
 from colorlab.methods.hints import base_picture, edit_region, upload_pictures
+from colorlab.networks.control import embedded_before
 from colorlab.networks.deformable import decode_deformable
 from colorlab.networks.probe import Probe
 from colorlab.sampling.records import Predictions
@@ -141,7 +143,7 @@ class CtrlColor(CtrlColorInputs):
     ) -> dict[str, torch.Tensor]:
         """Ask control network and denoising network once for the named passes; only their words differ."""
         tokens = {name: prepared.text[name.removeprefix(DEGRADED)] for name in names}
-        residuals = self.control_residuals(prepared.control_image, latents, timestep, tokens, settings)
+        residuals = self.control_residuals(prepared, latents, timestep, tokens, settings)
         index = prepared.hint_at(timestep)
         around = [prepared.masks[index], prepared.masked_latents[index]]
         sample = torch.cat(
@@ -152,7 +154,7 @@ class CtrlColor(CtrlColorInputs):
 
     def control_residuals(
         self,
-        control_image: torch.Tensor,
+        prepared: PreparedCtrlColor,
         latents: torch.Tensor,
         timestep: int | float,
         tokens: Mapping[str, torch.Tensor],
@@ -164,14 +166,17 @@ class CtrlColor(CtrlColorInputs):
         if scales is None:
             return None
         batch = latents.to(self.device, self.dtype).repeat(len(tokens), 1, 1, 1)
+        features = prepared.control_features
+        picture = prepared.control_image if features is None else features
         self.network_calls["control_network"] += 1
-        down, middle = network(
-            batch,
-            torch.tensor(timestep, device=self.device),
-            encoder_hidden_states=torch.cat([part.expand(len(latents), -1, -1) for part in tokens.values()]),
-            controlnet_cond=control_image.to(batch).expand(len(latents), -1, -1, -1).repeat(len(tokens), 1, 1, 1),
-            return_dict=False,
-        )
+        with nullcontext() if features is None else embedded_before(network):
+            down, middle = network(
+                batch,
+                torch.tensor(timestep, device=self.device),
+                encoder_hidden_states=torch.cat([part.expand(len(latents), -1, -1) for part in tokens.values()]),
+                controlnet_cond=picture.to(batch).expand(len(batch), -1, -1, -1),
+                return_dict=False,
+            )
         return [residual * scale for residual, scale in zip((*down, middle), scales, strict=True)]
 
     def guide(self, predictions: Mapping[str, torch.Tensor], settings: Settings) -> torch.Tensor:

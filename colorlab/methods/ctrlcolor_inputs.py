@@ -26,6 +26,7 @@ from colorlab.methods.hints import (
     tensor_hash,
 )
 from colorlab.methods.text import EncodedText
+from colorlab.networks.control import embed_control
 from colorlab.networks.deformable import content_guide
 from colorlab.networks.image_tokens import patch_features, pooled_token
 from colorlab.networks.vgg19 import LAYER_WEIGHTS
@@ -57,6 +58,7 @@ class PreparedCtrlColor(Prepared):
         masked_latents: (1, C, h, w), the picture of the given colors, encoded and scaled.
         hint_of_step: which part counts at each step.
         timesteps: (steps,), of the run.
+        control_features: (1, D, h, w), what the control network makes of that; None to leave it to the network.
         guide: (1, C, h, w), of the deformable decoder; None without one.
         gray: (1, 1, H, W), [0, 1], at working size; None without an exemplar.
         exemplar: features of the exemplar by layer; empty without one.
@@ -72,6 +74,7 @@ class PreparedCtrlColor(Prepared):
     masked_latents: tuple[torch.Tensor, ...]
     hint_of_step: tuple[int, ...]
     timesteps: torch.Tensor
+    control_features: torch.Tensor | None = None
     guide: torch.Tensor | None = None
     gray: torch.Tensor | None = None
     exemplar: Mapping[str, torch.Tensor] = field(default_factory=dict)
@@ -122,6 +125,7 @@ class CtrlColorInputs(Method):
             masked_latents=tuple(latents for _, latents in encoded),
             hint_of_step=hint_of_step,
             timesteps=timesteps,
+            control_features=self.encode_control(control),
             guide=self.encode_guide(control, settings),
             gray=gray,
             exemplar=reference,
@@ -150,6 +154,14 @@ class CtrlColorInputs(Method):
             return (gray_to_lightness(resize_image(gray_image(conditioning), size)) / 100.0).repeat(1, 3, 1, 1)
 
         return self.cache.get("control_image", (conditioning.content_hash("gray"), size), shrink)
+
+    def encode_control(self, control: torch.Tensor) -> torch.Tensor | None:
+        """Embed what the control network sees, once for all steps and passes."""
+
+        def encode() -> torch.Tensor | None:
+            return embed_control(self.components["control_network"], control.to(self.device, self.dtype))
+
+        return self.cache.get("control_features", tensor_hash(control), encode)
 
     def encode_hint(self, hint: Hint, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the mask (1, 1, h, w), 1 where the network is free, and the latents of the masked picture."""

@@ -1,6 +1,7 @@
 """CtrlColor on tiny random networks: modes, guidance, strokes, local edits, replay, and bad input."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -185,6 +186,34 @@ def test_exemplar_guidance_through_the_network_lowers_the_loss_of_the_next_predi
     with torch.no_grad():
         assert loss(latents - 0.01 * record.network_inputs["steering"]) < loss(latents)
     assert all(parameter.grad is None for parameter in method.unet.parameters())
+
+
+def test_what_the_control_network_sees_is_embedded_once_and_changes_nothing(colorizer):
+    method, settings = colorizer.method, mechanism(SAG, sag_scale=0.5)
+    network = method.components["control_network"]
+    seen = []
+    network.controlnet_cond_embedding.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    run = run_of(colorizer, strokes=[RED])
+    assert len(seen) == 1
+    run_of(colorizer)
+    assert len(seen) == 1, "another stroke does not change the picture"
+    prepared, latents = run.segments[0].prepared, run.states[0].latents
+    with torch.no_grad():
+        known = method.predict(prepared, latents, 751, settings)
+        left = method.predict(replace(prepared, control_features=None), latents, 751, settings)
+    assert len(seen) == 3, "two calls of the network, each of which embeds the picture itself"
+    for name, prediction in left.items():
+        assert torch.allclose(known[name], prediction, atol=1e-5), name
+
+
+def test_a_control_network_that_reads_bgr_embeds_its_picture_itself(colorizer):
+    rgb = run_of(colorizer)
+    network = colorizer.method.components["control_network"]
+    network.register_to_config(controlnet_conditioning_channel_order="bgr")
+    colorizer.method.cache.clear()
+    bgr = run_of(colorizer)
+    assert bgr.segments[0].prepared.control_features is None
+    assert torch.allclose(bgr.state.latents, rgb.state.latents, atol=1e-4), "gray is gray in any order"
 
 
 # --- strokes and edits ------------------------------------------------------------------------------------------------
