@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from colorlab.color import CHROMATIC_COLORS, COLORS, delta_e_2000, rgb_to_lab
 from colorlab.colorizer import Colorizer
 from colorlab.conditioning import Conditioning
+from colorlab.errors import ImageError
 from colorlab.evaluation.chroma import picture_ab
 from colorlab.evaluation.metrics import colorfulness
 from colorlab.evaluation.photographs import Photograph, color_to_gray, lightness_error
@@ -66,14 +67,17 @@ def evaluate_diffcolor(
     Args:
         colorizer: of the method diffcolor, without an adaptation.
         num_scenes: held-out scenes with two objects of different kinds.
-        photographs: in color, with labels; those without are left out. They have no masks, so that no edit is measured.
+        photographs: in color, with labels that name no color. They have no masks, so that no edit is measured.
         preset: how long to tune.
 
     Returns:
         The figures, with their targets.
+
+    Raises:
+        ImageError: a photograph has no label, or one that names a color: nothing would be left to say or to add.
     """
     found = _Measured()
-    pictures = [*_scenes(num_scenes), *_photographs(photographs)]
+    pictures = [*_scenes(num_scenes), *map(_photograph, photographs)]
     for conditioning, truth, scene in tqdm(pictures, desc="tuning", unit="picture", disable=None):
         with warnings.catch_warnings():
             # What they say is measured here.
@@ -94,12 +98,21 @@ def _scenes(number: int) -> Iterator[tuple[Conditioning, np.ndarray, Scene | Non
         yield Conditioning(gray=scene_gray(scene), prompt=f"a photo of {' and '.join(kinds)}"), scene.image, scene
 
 
-def _photographs(photographs: Sequence[Photograph]) -> Iterator[tuple[Conditioning, np.ndarray, Scene | None]]:
-    """Yield photographs that have a label without a color in it."""
-    for photograph in photographs:
-        if photograph.label and not set(photograph.label.lower().split()) & set(COLORS):
-            prompt = f"a photo of {with_article(photograph.label)}"
-            yield Conditioning(gray=color_to_gray(photograph.image), prompt=prompt), to_uint8(photograph.image), None
+def _photograph(photograph: Photograph) -> tuple[Conditioning, np.ndarray, Scene | None]:
+    """Return a photograph with the context that its label gives."""
+    if not photograph.label:
+        raise ImageError(
+            f"Nobody says what {photograph.name} shows, but tuning needs a context; give a folder whose manifest.csv "
+            "(name, shard, label) labels every photograph."
+        )
+    colors = sorted(set(photograph.label.lower().split()) & set(COLORS))
+    if colors:
+        raise ImageError(
+            f"The label of {photograph.name}, {photograph.label!r}, names the color {colors[0]!r}, but the context has "
+            "to leave colors open; change the label in manifest.csv, or take the photograph out."
+        )
+    prompt = f"a photo of {with_article(photograph.label)}"
+    return Conditioning(gray=color_to_gray(photograph.image), prompt=prompt), to_uint8(photograph.image), None
 
 
 def _measure_tuning(tuning: Tuning, truth: np.ndarray, found: _Measured) -> None:

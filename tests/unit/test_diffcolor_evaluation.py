@@ -9,6 +9,7 @@ from PIL import Image
 from tiny import tiny_colorizer, tiny_diffcolor, tiny_picture
 
 from colorlab.cli import main
+from colorlab.errors import ImageError
 from colorlab.evaluation.diffcolor import evaluate_diffcolor
 from colorlab.evaluation.photographs import Photograph
 from colorlab.methods.adaptation import Adaptation
@@ -24,18 +25,22 @@ def colorizer():
 
 def test_a_photograph_is_tuned_on_and_measured(colorizer):
     image = torch.rand(1, 3, 40, 48, generator=torch.Generator().manual_seed(0))
-    photographs = [
-        Photograph("a.png", "cat", image),
-        Photograph("b.png", "", image),
-        Photograph("c.png", "red cat", image),
-    ]
-    report = evaluate_diffcolor(colorizer, 0, photographs, preset="smoke")
+    report = evaluate_diffcolor(colorizer, 0, [Photograph("a.png", "cat", image)], preset="smoke")
     assert report.details == {"scenes": 0, "photographs": 1}
     rows = {row.name: row for row in report.rows}
     assert set(rows) >= {"stage 1 raises the CLIP margin", "reconstruction, PSNR", "colorfulness / the truth's"}
     assert all(math.isfinite(row.value) and row.num == 1 for row in report.rows)
     assert rows["lightness: largest error in the 8-bit file"].reached
     assert "ΔE" not in report.to_table()
+
+
+@pytest.mark.parametrize(("label", "message"), [("", "what b.png shows"), ("red cat", "names the color 'red'")])
+def test_a_photograph_without_a_usable_label_is_told_before_anything_is_tuned(colorizer, monkeypatch, label, message):
+    monkeypatch.setattr(type(colorizer), "tune", lambda *given, **named: pytest.fail("tuned"))
+    images = torch.rand(2, 1, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+    photographs = [Photograph("a.png", "cat", images[0]), Photograph("b.png", label, images[1])]
+    with pytest.raises(ImageError, match=message):
+        evaluate_diffcolor(colorizer, 0, photographs, preset="smoke")
 
 
 def test_scenes_are_edited_too(colorizer, monkeypatch):
