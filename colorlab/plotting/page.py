@@ -24,7 +24,7 @@ from colorlab.runs.run import Run
 
 __all__ = ["write_page"]
 
-_MAX_BYTES = 5 * 2**20
+_MAX_BYTES = 5_000_000
 _MAX_FRAMES = 50
 _MAX_WORDS = 16
 _SIDES_PX = (768, 512, 384, 256, 128)
@@ -83,7 +83,7 @@ def write_page(run: Run, path: Path, *, max_bytes: int = _MAX_BYTES) -> Path:
 
 def _words(run: Run) -> list[tuple[str, int]]:
     """Return the words of the prompt that the model reads, with their occurrence; none where it reads none."""
-    if "tokenizer" not in run.method.components:
+    if "prompt" not in run.method.fields_read():
         return []
     text = run.conditioning.prompt
     found = re.findall(r"\w+", text)[:_MAX_WORDS]

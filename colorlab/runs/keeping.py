@@ -52,7 +52,7 @@ class Keeping:
             self.tree.journal.compact(self)
         return path
 
-    def to_html(self, path: str | Path, *, max_bytes: int = 5 * 2**20) -> Path:
+    def to_html(self, path: str | Path, *, max_bytes: int = 5_000_000) -> Path:
         """Write the run as one page that needs no kernel: a slider over its steps, and the maps of its words.
 
         Word maps are replayed (one network call for each step), so that the model has to be here.

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_picture
 
+import colorlab
 from colorlab.errors import ColorlabError, RangeError, StateError
 
 
@@ -55,6 +56,32 @@ def test_pictures_are_made_smaller_until_the_page_fits(colorizer, tmp_path):
     smaller = run.to_html(tmp_path / "smaller.html", max_bytes=limit)
     assert smaller.stat().st_size <= limit
     assert decoded(data_of(smaller)["frames"][0]["picture"]).shape == (96, 128, 3)
+
+
+@pytest.mark.filterwarnings("ignore::colorlab.methods.base.ConditioningWarning")
+@pytest.mark.parametrize(
+    ("model", "words"),
+    {
+        "mini/lcad": ["a", "red", "ball"],
+        "mini/ctrlcolor": ["a", "red", "ball"],
+        "mini/colorizediffusion": [],  # its prompt is not read: it is colored by the exemplar
+        "mini/diffcolor": ["a", "red", "ball"],
+    }.items(),
+)
+def test_the_page_of_a_busy_photograph_fits_with_every_method(model, words, tmp_path):
+    dice = np.random.default_rng(0)
+    noise = dice.normal(0, 25, (600, 768))
+    busy = (np.linspace(60, 190, 768) + noise).clip(0, 255).astype(np.uint8)
+    exemplar = dice.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    cond = colorlab.Conditioning(gray=busy, prompt="a red ball", exemplar=exemplar)
+    run = colorlab.load(model).start(cond).finish(progress=False)
+    path = run.to_html(tmp_path / "page.html")
+    data = data_of(path)
+    assert path.stat().st_size <= 5_000_000
+    assert len(data["frames"]) == run.num_steps + 1
+    assert data["words"] == words
+    assert all(len(frame["maps"]) == len(words) for frame in data["frames"])
+    assert decoded(data["frames"][-1]["picture"]).shape[1] >= 256, "still a picture to look at"
 
 
 def test_words_of_the_user_can_not_break_out(colorizer, picture, tmp_path):
