@@ -10,7 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,36 +91,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}", "--expose-app-in-browser",
         "--LabApp.extension_manager=readonly", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
-    own = {
-        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
-        "IPYTHONDIR": "ipython", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-    }  # fmt: skip
-    environment = os.environ | {name: str(root / value) for name, value in own.items()}
-    log = (root / "server.log").open("wb")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "jupyter", "lab", *flags],
-        env=environment,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
     url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for_server(server, f"{url}/api?token={TOKEN}", root / "server.log")
+    with _serving(["jupyter", "lab", *flags], root, f"{url}/api?token={TOKEN}"):
         yield Lab(url, folder)
-    finally:
-        # The group: kernels are children of the server.
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-        log.close()
 
 
 @pytest.fixture
-def open_notebook(lab: Lab) -> Iterator[Callable[[str], NotebookPage]]:
-    """Return a function that opens a notebook of `lab` in a fresh page."""
+def browser() -> Iterator[Any]:
+    """Start a browser that knows nothing yet; the context of its pages is what a test gets."""
     executable = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if executable is None:
         assert not os.environ.get(REQUIRED), f"{REQUIRED} is set, but there is none of {', '.join(BROWSERS)}"
@@ -131,22 +110,82 @@ def open_notebook(lab: Lab) -> Iterator[Callable[[str], NotebookPage]]:
         context = browser.new_context(viewport={"width": 1280, "height": 1000})
         # A busy machine takes its time; what never comes is found all the same.
         context.set_default_timeout(120_000)
-
-        def opened(name: str) -> NotebookPage:
-            page = context.new_page()
-            errors: list[str] = []
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.goto(f"{lab.url}/lab/tree/{name}?token={TOKEN}&reset")
-            page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
-            page.wait_for_function(
-                f"() => {CURRENT}?.sessionContext?.session?.kernel?.status === 'idle'", timeout=120_000
-            )
-            return NotebookPage(page, errors)
-
-        yield opened
+        yield context
         context.close()
         browser.close()
-        _end_kernels(lab.url)
+
+
+@pytest.fixture
+def open_notebook(lab: Lab, browser: Any) -> Iterator[Callable[[str], NotebookPage]]:
+    """Return a function that opens a notebook of `lab` in a fresh page."""
+
+    def opened(name: str) -> NotebookPage:
+        notebook = _open_page(browser, f"{lab.url}/lab/tree/{name}?token={TOKEN}&reset")
+        notebook.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
+        notebook.page.wait_for_function(
+            f"() => {CURRENT}?.sessionContext?.session?.kernel?.status === 'idle'", timeout=120_000
+        )
+        return notebook
+
+    yield opened
+    for page in browser.pages:
+        page.close()
+    _end_kernels(lab.url)
+
+
+@pytest.fixture
+def open_app(browser: Any, tmp_path: Path) -> Iterator[Callable[[Path], NotebookPage]]:
+    """Return a function that opens a notebook as an app, which voila makes of it: all cells run, no code seen."""
+    pytest.importorskip("voila")
+    with ExitStack() as stack:
+
+        def opened(notebook: Path) -> NotebookPage:
+            port = _free_port()
+            url = f"http://127.0.0.1:{port}"
+            flags = ["--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}"]
+            # Its first page would run the notebook; any other is answered, too, if only by a refusal.
+            stack.enter_context(_serving(["voila", str(notebook), *flags], tmp_path, f"{url}/voila/static/none"))
+            return _open_page(browser, url)
+
+        yield opened
+
+
+def _open_page(browser: Any, url: str) -> NotebookPage:
+    """Open a page, and take note of its errors."""
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(url)
+    return NotebookPage(page, errors)
+
+
+@contextmanager
+def _serving(command: Sequence[str], root: Path, url: str) -> Iterator[None]:
+    """Run a server of Jupyter, `python -m` its command, with nothing of the user's settings, until the end."""
+    own = {
+        "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
+        "IPYTHONDIR": "ipython", "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    }  # fmt: skip
+    environment = os.environ | {name: str(root / value) for name, value in own.items()}
+    log = (root / "server.log").open("wb")
+    server = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        _wait_for_server(server, url, root / "server.log")
+        yield
+    finally:
+        # The group: kernels are children of the server.
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+        log.close()
 
 
 def _end_kernels(url: str) -> None:
@@ -166,12 +205,14 @@ def _free_port() -> int:
 
 
 def _wait_for_server(server: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float = 120) -> None:
-    """Wait until the server answers; show its log if it does not."""
+    """Wait until the server answers anything; show its log if it does not."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and server.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
+        except urllib.error.HTTPError:
+            return  # it refuses, so it is there
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(0.3)
-    pytest.fail(f"JupyterLab did not start:\n{log.read_text(errors='replace')[-3000:]}")
+    pytest.fail(f"The server did not start:\n{log.read_text(errors='replace')[-3000:]}")

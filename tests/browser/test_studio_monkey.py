@@ -125,6 +125,8 @@ def act(studio, dice):
         count = stages.count()
         if count:
             stage = stages.nth(dice.randrange(count))
+            # Else the hand would reach what lies over it: dragged through the menus of the page it restarts the kernel.
+            attempt(lambda: stage.scroll_into_view_if_needed(timeout=500))
             box = attempt(lambda: stage.bounding_box(timeout=500))
             if box is not None:
                 points = [
