@@ -39,6 +39,18 @@ def test_of_the_jobs_that_wait_only_the_newest_of_a_kind_is_done(worker):
     assert done == [19, "other"]
 
 
+def test_it_rests_when_nothing_is_left_and_not_before():
+    gate, told = Gate(), []
+    worker = Worker(rested=lambda: told.append("rest"))
+    worker.submit("look", gate)
+    assert gate.begun.wait(30)
+    worker.submit("other", lambda: told.append("other"))
+    gate.may_go_on.set()
+    assert worker.join()
+    assert told == ["other", "rest"]
+    worker.close()
+
+
 def test_an_urgent_job_is_served_between_two_slices_of_a_long_one(worker):
     gate, order = Gate(), []
 

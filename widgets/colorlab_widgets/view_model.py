@@ -23,6 +23,7 @@ from colorlab.runs.tree import Tree
 from colorlab.settings import Settings, Value
 from colorlab.strokes import Strokes
 from colorlab_widgets.frame_pace import FramePace
+from colorlab_widgets.memory import return_freed_memory
 from colorlab_widgets.old_runs import prune_oldest
 from colorlab_widgets.pictures import as_shown
 from colorlab_widgets.worker import Worker
@@ -103,7 +104,7 @@ class ViewModel(traitlets.HasTraits):
         # One entry for each step that was asked for and not taken.
         self._steps_asked: deque[None] = deque()
         self._noting = threading.RLock()
-        self.worker = Worker(changed=self._note_work, failed=self._fail)
+        self.worker = Worker(changed=self._note_work, failed=self._fail, rested=return_freed_memory)
         self._take_conditioning()
 
     # What the user gives.

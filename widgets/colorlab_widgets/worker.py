@@ -50,11 +50,19 @@ class Worker:
     Args:
         changed: called, in either thread, when the set of busy kinds may have changed.
         failed: called in the worker's thread with what a job raised; by default nobody is told but by `submit`.
+        rested: called in the worker's thread when nothing is left to do, after `changed`.
     """
 
-    def __init__(self, *, changed: Callable[[], None] | None = None, failed: Failed | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        changed: Callable[[], None] | None = None,
+        failed: Failed | None = None,
+        rested: Callable[[], None] | None = None,
+    ) -> None:
         self._changed = changed or (lambda: None)
         self._failed = failed or (lambda error: None)
+        self._rested = rested or (lambda: None)
         self._condition = threading.Condition()
         self._waiting: dict[str, _Task] = {}
         self._begun: dict[str, _Task] = {}
@@ -152,6 +160,8 @@ class Worker:
             self._is_telling = True
         try:
             self._changed()
+            if not self.busy_kinds:
+                self._rested()
         finally:
             with self._condition:
                 self._is_telling = False
