@@ -26,6 +26,7 @@ from colorlab.training.grids import picture_grid
 from colorlab.training.mentions import Mentions, Things, exchange_colors, find_mentions
 from colorlab.training.pixels import Pictures
 from colorlab.training.scene_captions import GROUND_PHRASES
+from colorlab.training.token_kinds import TokenKindReader
 
 IMAGE_PX = 128
 FADED_SHARE = 0.3
@@ -34,6 +35,10 @@ PATCH_WEIGHT = 0.5
 """Weight of the patch contrast against the picture contrast. Ours."""
 MENTION_WEIGHT = 0.5
 """Weight of the contrast between patches and nouns inside captions. Ours."""
+KIND_WEIGHT = 1.0
+"""Weight of what patches say of kinds, where they are told. Ours."""
+KIND_COLOR_WEIGHT = 2.0
+"""Weight of what the class token says of the color of each kind. Ours."""
 NUM_WRONG = 3
 """Wrong captions of each picture. Ours: a picture in color has to win against the best of several."""
 PHRASES = (("the {color} {kind}", 0.55), ("the {kind}", 0.8), ("something {color}", 1.0))
@@ -130,9 +135,11 @@ Frozen = Literal["nothing", "words", "vision"]
 class _Towers(nn.Module):
     """Both towers behind one `forward`, so that the loop's parallel wrappers see every parameter used."""
 
-    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, frozen: Frozen) -> None:
+    def __init__(
+        self, model: CLIPModel, tokenizer: CLIPTokenizer, frozen: Frozen, kind_reader: TokenKindReader | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.kind_reader = model, tokenizer, kind_reader
         parts = {
             "nothing": (),
             "words": (model.text_model, model.text_projection),
@@ -182,6 +189,7 @@ class ClipRecipe:
         tokenizer: see `train_tokenizer`.
         start: a trained model to train on; None begins from nothing.
         frozen: what of `start` stays as it is, bit for bit; with "words", networks trained on them stay valid.
+        tells_kinds: tell the vision tower what kind of thing each patch shows, see `token_kinds`.
         seed: of the initial weights.
     """
 
@@ -189,24 +197,25 @@ class ClipRecipe:
     tokenizer: CLIPTokenizer
     start: CLIPModel | None = None
     frozen: Frozen = "nothing"
+    tells_kinds: bool = False
     seed: int = 0
 
     @property
     def name(self) -> str:
-        """`clip`, or what alone is trained on: `clip-vision`, `clip-words`."""
+        """`clip`, what alone is trained on, `clip-vision` or `clip-words`, or `clip-kinds`."""
+        if self.tells_kinds:
+            return "clip-kinds"
         return {"nothing": "clip", "words": "clip-vision", "vision": "clip-words"}[self.frozen]
 
     def trainable(self) -> nn.Module:
         """Return the untrained model, or the one to start from with a part of it frozen."""
-        if self.start is not None:
-            return _Towers(self.start, self.tokenizer, self.frozen)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return _Towers(mini_clip(self.tokenizer), self.tokenizer, self.frozen)
+            model = self.start or mini_clip(self.tokenizer)
+            reader = TokenKindReader(model.config.projection_dim) if self.tells_kinds else None
+            return _Towers(model, self.tokenizer, self.frozen, reader)
 
-    def loss(
-        self, module: nn.Module, generator: torch.Generator, batch_size: int
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, module: Any, generator: torch.Generator, batch_size: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Contrast one batch of pictures with captions, and its scene patches with phrases and with mentions."""
         batch = self._batch(generator, batch_size)
         device = next(module.parameters()).device
@@ -231,7 +240,8 @@ class ClipRecipe:
         noun_targets = _shares([batch.labels[index] for index in named], batch.mentions.labels).to(device)
         noun_logits = scale * patches[named] @ nouns.T
         noun_loss = F.cross_entropy(noun_logits, noun_targets)
-        return picture_loss + PATCH_WEIGHT * patch_loss + MENTION_WEIGHT * noun_loss, {
+        loss = picture_loss + PATCH_WEIGHT * patch_loss + MENTION_WEIGHT * noun_loss
+        numbers = {
             "picture_loss": float(picture_loss.detach()),
             "patch_loss": float(patch_loss.detach()),
             "noun_loss": float(noun_loss.detach()),
@@ -240,6 +250,11 @@ class ClipRecipe:
             "noun_top1": float((noun_targets.gather(1, noun_logits.argmax(-1, keepdim=True)) > 0).float().mean()),
             "scale": float(scale.detach()),
         }
+        if module.kind_reader is not None:
+            kinds, colors = module.kind_reader(tokens[-batch.targets.shape[0] :], batch.labels)
+            loss = loss + KIND_WEIGHT * kinds + KIND_COLOR_WEIGHT * colors
+            numbers |= {"kind_loss": float(kinds.detach()), "kind_color_loss": float(colors.detach())}
+        return loss, numbers
 
     def _batch(self, generator: torch.Generator, batch_size: int) -> _Batch:
         """Draw pictures and everything that is said about them."""

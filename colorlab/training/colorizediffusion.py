@@ -56,10 +56,11 @@ __all__ = ["SHARED", "ColorizeDiffusionRecipe", "SketchRecipe", "Strategies"]
 
 SHARED = {
     "vae": "../vae",
-    "projected_image_encoder": "../clip",
     "projected_text_encoder": "../clip",
     "tokenizer": "../clip",
 }
+EXEMPLAR_ENCODER = "projected_image_encoder"
+"""Component and folder of the vision tower that reads exemplars, in the Attention model."""
 LINE_ENCODER = "line_encoder"
 """Component and folder of what `LineRecipe` trains."""
 KIND_READER = "kind_reader"
@@ -276,8 +277,15 @@ class ColorizeDiffusionRecipe:
             "scheduler": self.schedule,
         }
         told = {**card, "strategies": asdict(self.strategies)}
-        lines = LINE_ENCODER if self._reads_patches else f"../colorizediffusion/{LINE_ENCODER}"
-        shared = SHARED | ({LINE_ENCODER: lines} if (folder / lines).is_dir() else {})
+        # What both models read exemplars and lines with lies in the Attention model.
+        beside = "" if self._reads_patches else "../colorizediffusion/"
+        shared = dict(SHARED)
+        if (folder / beside / LINE_ENCODER).is_dir():
+            shared[LINE_ENCODER] = f"{beside}{LINE_ENCODER}"
+        if self._reads_patches:
+            own[EXEMPLAR_ENCODER] = self.edited.encoder
+        else:
+            shared[EXEMPLAR_ENCODER] = f"{beside}{EXEMPLAR_ENCODER}"
         export_model(folder, method="colorizediffusion", own=own, shared=shared, settings={}, card=told)
 
     def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:

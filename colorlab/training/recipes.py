@@ -9,6 +9,7 @@
 | `clip` | photographs | `family/clip` with the tokenizer |
 | `clip-words` | clip | `family/clip`: same vision tower, other words: UNets have to be trained anew |
 | `clip-vision` | clip | `family/clip`: same words, vision tower trained on; hashes in the models' indexes anew |
+| `clip-kinds` | clip | `family/clip-kinds`: same words, a vision tower that tells kinds apart, for ColorizeDiffusion |
 | `prior` | vae, clip | `family/prior` |
 | `lcad-luminance` | vae | `family/luminance` |
 | `lcad` | vae, clip, prior, luminance | `family/lcad` |
@@ -18,8 +19,8 @@
 | `ctrlcolor` | vae, clip, and the two before | `family/ctrlcolor` |
 | `ctrlcolor-deformable` | vae, clip, ctrlcolor | the deformable decoder in `family/ctrlcolor` |
 | `colorizediffusion-sketch` | vae, luminance, lcad | `family/sketch` |
-| `colorizediffusion` | vae, clip, lcad, sketch | `family/colorizediffusion`, reads patches |
-| `colorizediffusion-cls` | vae, clip, lcad, colorizediffusion | `family/colorizediffusion-cls`, reads the class token |
+| `colorizediffusion` | vae, clip, clip-kinds, lcad, sketch | `family/colorizediffusion`, reads patches |
+| `colorizediffusion-cls` | all these, colorizediffusion | `family/colorizediffusion-cls`, reads the class token |
 | `colorizediffusion-lines` | vae, clip, colorizediffusion | the line encoder in `family/colorizediffusion` |
 """
 
@@ -38,7 +39,13 @@ from colorlab.networks.exemplar_projection import ExemplarProjection, Reads
 from colorlab.networks.libraries import CLIPModel, CLIPTokenizer
 from colorlab.training.captions import vocabulary
 from colorlab.training.clip import ClipRecipe, Frozen
-from colorlab.training.colorizediffusion import KIND_READER, ColorizeDiffusionRecipe, SketchRecipe, Strategies
+from colorlab.training.colorizediffusion import (
+    EXEMPLAR_ENCODER,
+    KIND_READER,
+    ColorizeDiffusionRecipe,
+    SketchRecipe,
+    Strategies,
+)
 from colorlab.training.ctrlcolor_members import (
     build_ctrlcolor,
     build_deformable,
@@ -68,6 +75,9 @@ NUM_SCENES = 24_000
 NUM_SKETCHED_SCENES, NUM_SKETCHED_PHOTOGRAPHS = 5_000, 2_000
 """Pictures that ColorizeDiffusion trains on: tokens of exemplars are 66 KB each."""
 
+_EXEMPLAR_CLIP = ("clip-kinds", f"colorizediffusion/{EXEMPLAR_ENCODER}")
+"""Where the vision tower that ColorizeDiffusion reads exemplars with lies."""
+
 DEFAULT_STRATEGIES = Strategies()
 """What the shipped ColorizeDiffusion does against the distribution problem."""
 
@@ -76,6 +86,7 @@ PLANS: dict[str, Plan] = {
     "clip": Plan(steps=1_000, batch_size=64, learning_rate=1e-3, ema_decay=0.995, weight_decay=0.05, warmup=200),
     "clip-words": Plan(steps=1_500, batch_size=64, learning_rate=1e-3, ema_decay=0.995, weight_decay=0.05, warmup=50),
     "clip-vision": Plan(steps=300, batch_size=64, learning_rate=3e-4, ema_decay=0.98, weight_decay=0.05, warmup=20),
+    "clip-kinds": Plan(steps=3_000, batch_size=32, learning_rate=1e-3, ema_decay=0.99, weight_decay=0.02, warmup=30),
     "prior": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
     "lcad-luminance": Plan(steps=2_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
     "lcad": Plan(steps=8_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
@@ -94,11 +105,15 @@ PLANS: dict[str, Plan] = {
 VISION_PHOTOGRAPH_SHARE = 0.7
 """Share of photographs in a batch of `clip-vision`; ours: they are harder to tell from gray than scenes are."""
 
+KINDS_PHOTOGRAPH_SHARE = 0.25
+"""Share of photographs in a batch of `clip-kinds`, of which nobody tells what their patches show. Ours."""
+
 MEMBERS = {
     "vae": "vae",
     "clip": "clip",
     "clip-words": "clip",
     "clip-vision": "clip",
+    "clip-kinds": "clip-kinds",
     "prior": "prior",
     "lcad-luminance": "luminance",
     "lcad": "lcad",
@@ -208,10 +223,10 @@ def _build_clip(pictures: Pictures, out: Path, cache: Path, device: torch.device
     return ClipRecipe(pictures, train_tokenizer(vocabulary(pictures.photographs.labels), cache / "tokenizer"))
 
 
-def _go_on_with_clip(pictures: Pictures, out: Path, frozen: Frozen) -> Recipe:
+def _go_on_with_clip(pictures: Pictures, out: Path, frozen: Frozen, *, tells_kinds: bool = False) -> Recipe:
     folder = find_member(out, "clip")
     start = CLIPModel.from_pretrained(folder, dtype=torch.float32)
-    return ClipRecipe(pictures, CLIPTokenizer.from_pretrained(folder), start, frozen)
+    return ClipRecipe(pictures, CLIPTokenizer.from_pretrained(folder), start, frozen, tells_kinds)
 
 
 def _build_clip_words(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
@@ -220,6 +235,10 @@ def _build_clip_words(pictures: Pictures, out: Path, cache: Path, device: torch.
 
 def _build_clip_vision(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
     return _go_on_with_clip(replace(pictures, photograph_share=VISION_PHOTOGRAPH_SHARE), out, "words")
+
+
+def _build_clip_kinds(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    return _go_on_with_clip(replace(pictures, photograph_share=KINDS_PHOTOGRAPH_SHARE), out, "words", tells_kinds=True)
 
 
 def _build_prior(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> PriorRecipe:
@@ -272,8 +291,8 @@ def _sketched(
     pictures: Pictures, out: Path, cache: Path, device: torch.device, exemplar: ExemplarKind
 ) -> SketchedPictures:
     """Draw sketches and encode exemplars of a part of the corpus."""
-    folder = find_member(out, "clip")
-    encoder = load_component("projected_image_encoder", folder, device=device, dtype=torch.float32)
+    folder = find_member(out, *_EXEMPLAR_CLIP)
+    encoder = load_component(EXEMPLAR_ENCODER, folder, device=device, dtype=torch.float32)
     return sketch_pictures(
         pictures,
         encoder.requires_grad_(False).eval(),
@@ -309,13 +328,13 @@ def _build_colorizediffusion(
     strategies: Strategies = DEFAULT_STRATEGIES,
 ) -> ColorizeDiffusionRecipe:
     folder = find_member(out, "clip")
-    clip = {
-        name: load_component(name, folder, device=device, dtype=torch.float32).requires_grad_(False).eval()
-        for name in ("projected_image_encoder", "projected_text_encoder")
-    }
+    words, encoder = (
+        load_component(name, place, device=device, dtype=torch.float32).requires_grad_(False).eval()
+        for name, place in (("projected_text_encoder", folder), (EXEMPLAR_ENCODER, find_member(out, *_EXEMPLAR_CLIP)))
+    )
     text = FrozenText.load(folder, device)
-    phrases = phrase_vectors(text.tokenizer, clip["projected_text_encoder"])
-    polarity, _, present = measure_similarity(clip["projected_image_encoder"], phrases)
+    phrases = phrase_vectors(text.tokenizer, words)
+    polarity, _, present = measure_similarity(encoder, phrases)
     sketched = _sketched(pictures, out, cache, device, strategies.exemplar)
     key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
     with torch.random.fork_rng(devices=[]):
@@ -342,7 +361,7 @@ def _build_colorizediffusion(
         unet=load_lcad_unet(out, device),
         sketch_encoder=load_component("sketch_encoder", sketch_folder, device=device, dtype=torch.float32),
         projection=projection,
-        edited=EditedExemplars(clip["projected_image_encoder"], phrases, polarity),
+        edited=EditedExemplars(encoder, phrases, polarity),
         token_map=token_map_of(sketched, pictures.scenes, len(pictures.photographs), text, phrases),
         strategies=strategies,
         kind_reader=kind_reader,
@@ -355,6 +374,7 @@ _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "clip": _build_clip,
     "clip-words": _build_clip_words,
     "clip-vision": _build_clip_vision,
+    "clip-kinds": _build_clip_kinds,
     "prior": _build_prior,
     "lcad-luminance": _build_luminance,
     "lcad": _build_lcad,
