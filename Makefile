@@ -78,9 +78,11 @@ $(VENV)/bin/python:
 		{ echo "colorlab needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# [test] contains [lab,eval]: where it is installed, the lab has nothing left to install.
+# Whatever a notebook, the Studio or a command can ask for; [test] contains it: where that is installed, the lab has
+# nothing left to install.
+LAB_EXTRAS := lab,eval,tune,video
 $(LAB_STAMP): $(VENV)/bin/python
-	@test -e $(TEST_STAMP) || { echo "Installing colorlab (about two minutes) ..."; $(INSTALL) ".[lab,eval]"; }
+	@test -e $(TEST_STAMP) || { echo "Installing colorlab (about two minutes) ..."; $(INSTALL) ".[$(LAB_EXTRAS)]"; }
 	@touch $@
 
 $(TEST_STAMP): $(VENV)/bin/python

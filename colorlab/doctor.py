@@ -20,6 +20,17 @@ __all__ = ["Check", "diagnose", "format_checks"]
 
 Status = Literal["ok", "optional", "missing"]
 
+_PURPOSES = {
+    "widgets": "the Studio",
+    "eval": "colorlab evaluate with LPIPS",
+    "lab": "JupyterLab",
+    "train": "colorlab train",
+    "tune": "tuning on a picture: colorlab tune, notebook 06, the Studio's Tuning",
+    "video": "colorlab video",
+    "test": "make test",
+}
+"""What each extra is there for."""
+
 _MARKS: dict[Status, str] = {"ok": "ok", "optional": "--", "missing": "!!"}
 
 
@@ -81,9 +92,18 @@ def format_checks(checks: tuple[Check, ...]) -> str:
         lines.append(f"  {_MARKS[check.status]}  {check.name.ljust(width)}  {check.detail}")
         if check.remedy:
             lines.append(f"      {' ' * width}  -> {check.remedy}")
+    return "\n".join([*lines, "", _summary(checks)])
+
+
+def _summary(checks: tuple[Check, ...]) -> str:
+    """Say what is missing, or what cannot be done without the extras that are not here."""
     missing = [check.name for check in checks if check.status == "missing"]
-    lines += ["", f"Missing: {', '.join(missing)}." if missing else "Everything needed is there."]
-    return "\n".join(lines)
+    if missing:
+        return f"Missing: {', '.join(missing)}."
+    absent = [check.name for check in checks if check.topic == "extras" and check.status != "ok"]
+    if absent:
+        return f"Everything that coloring a picture needs is there; see above for what needs {', '.join(absent)}."
+    return "Everything needed is there."
 
 
 def _system() -> list[Check]:
@@ -113,9 +133,9 @@ def _extras() -> list[Check]:
     checks = []
     for extra, found in by_extra.items():
         absent = [check.name for check in found if check.status != "ok"]
-        detail = (
-            f"lacks {', '.join(absent)}" if absent else ", ".join(f"{check.name} {check.detail}" for check in found)
-        )
+        detail = ", ".join(f"{check.name} {check.detail}" for check in found)
+        if absent:
+            detail = f"lacks {', '.join(absent)}, for {_PURPOSES[extra]}"
         remedy = (
             f"pip install -c constraints/cpu.txt -e '.[{extra}]', or pip install 'colorlab[{extra}]'" if absent else ""
         )

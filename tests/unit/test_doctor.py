@@ -41,7 +41,7 @@ def test_what_is_missing_comes_with_a_remedy(monkeypatch: pytest.MonkeyPatch) ->
     assert "1.0, but >=" in checks_named("torch").detail
     extra = checks_named("[widgets]")
     assert extra.status == "optional"
-    assert extra.detail == "lacks ipycanvas"
+    assert extra.detail == "lacks ipycanvas, for the Studio"
     assert "widgets" in extra.remedy
 
 
@@ -70,6 +70,18 @@ def test_report_ends_with_what_is_missing() -> None:
     text = format_checks((fine, absent))
     assert text.endswith("Missing: b.")
     assert "-> fetch it" in text
+
+
+def test_report_does_not_call_everything_there_where_an_extra_is_absent() -> None:
+    fine, absent = Check("data", "a", "ok", "there"), Check("extras", "[tune]", "optional", "lacks peft", "install it")
+    summary = format_checks((fine, absent)).splitlines()[-1]
+    assert "Everything needed is there." not in summary
+    assert "[tune]" in summary
+
+
+def test_every_extra_has_a_purpose() -> None:
+    extras = importlib.metadata.metadata("colorlab").get_all("Provides-Extra")
+    assert set(extras or ()) == set(doctor._PURPOSES)
 
 
 def test_command_ends_with_1_when_something_is_missing(
