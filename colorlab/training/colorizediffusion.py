@@ -12,9 +12,10 @@ Source: ColorizeDiffusion, arXiv 2401.01456; tellurion-kanata/colorizeDiffusion@
     training is in no released code; its loss is our reading of the paper's summary.
 Deviation (ours, for few samples): begins from L-CAD (`sketched_unet`) and from a sketch encoder that was taught what
     L-CAD's UNet sees of a gray picture and what kind of thing a sketch shows (`sketched_kinds`), the CLS model from the
-    trained Attention model; predicts v; some sketches are dropped, so that guidance by the sketch has a model of "no
-    sketch"; cells of an object are told which patches of the exemplar show it (`grounding`); some exemplars of the
-    Attention model are edited by text (`edited_exemplars`).
+    trained Attention model; reads exemplars with a vision tower that was told kinds (`token_kinds`); predicts v; some
+    sketches are dropped, so that guidance by the sketch has a model of "no sketch"; cells of an object are told which
+    patches of the exemplar show it (`grounding`); some exemplars of the Attention model are edited by text
+    (`edited_exemplars`).
 """
 
 from collections.abc import Mapping
