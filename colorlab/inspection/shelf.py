@@ -2,9 +2,10 @@
 
 import itertools
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
+from functools import partial
+from weakref import WeakKeyDictionary, ref
 
 from colorlab.errors import RangeError
 from colorlab.inspection.moments import PastCall
@@ -19,8 +20,9 @@ class ReplayShelf:
     """Least recently used replays, by the identity of their call.
 
     The record of a step belongs to one path and never changes, so a replay stays valid on every branch that shares the
-    step, and a step that is taken again after a rewind is replayed again. Refused replays are not kept. Safe to use
-    from several threads; do not hold the lock of the model while asking.
+    step, and a step that is taken again after a rewind is replayed again. What was replayed goes with the record: about
+    a run that was pruned nobody can ask again. Refused replays are not kept. Safe to use from several threads; do not
+    hold the lock of the model while asking.
 
     Args:
         max_bytes: budget of all readings kept. A replay reads more than was asked for (all attention sites, or all of
@@ -38,7 +40,8 @@ class ReplayShelf:
         self.max_bytes = max_bytes
         self.max_replays = max_replays
         self.num_replays = 0
-        self._kept: OrderedDict[int, tuple[tuple[object, ...], Replay]] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[tuple[ref[object], ...], Replay]] = OrderedDict()
+        self._gone: deque[int] = deque()
         self._numbers = itertools.count()
         self._lock = threading.RLock()
 
@@ -53,14 +56,17 @@ class ReplayShelf:
         """
         wanted = {site.path for site in sites}
         with self._lock:
-            for number, (identity, replay) in self._kept.items():
+            # A list: objects may go, and their replays with them, at any moment.
+            for number, (identity, replay) in list(self._kept.items()):
                 if _is_same(identity, moment.identity) and wanted <= {path for path, _ in replay.readings}:
                     self._kept.move_to_end(number)
                     return replay
             self.num_replays += 1
             replay = replay_step(moment, self._choose(moment, sites, network_sites))
             if replay.verdict.name != "refused":
-                self._kept[next(self._numbers)] = (moment.identity, replay)
+                number = next(self._numbers)
+                lost = partial(self._lose, number)
+                self._kept[number] = (tuple(ref(part, lost) for part in moment.identity), replay)
                 self._shrink()
             return replay
 
@@ -73,7 +79,7 @@ class ReplayShelf:
     def num_bytes(self) -> int:
         """Bytes of all readings kept."""
         with self._lock:
-            return sum(replay.num_bytes for _, replay in self._kept.values())
+            return sum(replay.num_bytes for _, replay in list(self._kept.values()))
 
     def _choose(self, moment: PastCall, sites: Sequence[Site], network_sites: Sequence[Site]) -> Sequence[Site]:
         """Return what to read: all attention sites, all of the kinds asked for, or what was asked for."""
@@ -86,8 +92,23 @@ class ReplayShelf:
                 return choice
         return sites
 
+    def _lose(self, number: int, _: ref[object]) -> None:
+        """Drop a replay whose call is gone; called wherever that happens, under whatever locks: it waits for none."""
+        self._gone.append(number)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._drop_gone()
+            finally:
+                self._lock.release()
+
+    def _drop_gone(self) -> None:
+        """Drop the replays whose calls are gone."""
+        while self._gone:
+            self._kept.pop(self._gone.popleft(), None)
+
     def _shrink(self) -> None:
-        """Drop the replays that were not used for longest until the rest fits."""
+        """Drop what is gone, then the replays that were not used for longest until the rest fits."""
+        self._drop_gone()
         while self._kept and (self.num_bytes > self.max_bytes or len(self._kept) > self.max_replays):
             self._kept.popitem(last=False)
 
@@ -102,9 +123,9 @@ def shelf_of(owner: object) -> ReplayShelf:
         return _SHELVES.setdefault(owner, ReplayShelf())
 
 
-def _is_same(identity: tuple[object, ...], other: tuple[object, ...]) -> bool:
+def _is_same(identity: tuple[ref[object], ...], other: tuple[object, ...]) -> bool:
     """Return whether two calls are one."""
-    return len(identity) == len(other) and all(mine is its for mine, its in zip(identity, other, strict=True))
+    return len(identity) == len(other) and all(mine() is its for mine, its in zip(identity, other, strict=True))
 
 
 def _estimate_bytes(moment: PastCall, sites: Sequence[Site]) -> int:

@@ -1,5 +1,6 @@
 """Replay: a past step asked once more gives the recorded bits, and says so when it does not."""
 
+import gc
 import time
 import warnings
 from dataclasses import replace
@@ -247,6 +248,19 @@ def test_the_shelf_keeps_only_so_many_however_small_they_are(run):
     assert shelf.num_replays == 4, "the first was dropped"
     with pytest.raises(RangeError, match="max_replays -1"):
         ReplayShelf(max_replays=-1)
+
+
+def test_what_was_replayed_goes_with_its_step(run):
+    cross = [site for site in run_sites(run) if site.kind == "attn2"]
+    shelf, own = ReplayShelf(), run.branch(step=1).finish(progress=False)
+    for step in (0, 2):
+        shelf.get(moment_of(own, step), cross)
+    both_bytes = shelf.num_bytes
+    own.rewind(1)
+    gc.collect()
+    assert shelf.num_bytes == both_bytes // 2, "step 0 is that of the run, too"
+    shelf.get(moment_of(run, 0), cross)
+    assert shelf.num_replays == 2
 
 
 def test_each_model_has_one_shelf(run):
