@@ -242,6 +242,14 @@ def test_live_painting_tells_the_draft_and_leaves_it_to_the_page_to_show_it(page
     assert len(page.painter.history.past) == 1
 
 
+def test_a_stroke_that_was_painted_live_stays_when_the_pointer_is_lifted(page: Page) -> None:
+    page.painter.is_live = True
+    page.drag("brush", (5, 5), (10, 5), phase="going")
+    page.drag("brush", (5, 5), (10, 5))
+    assert page.painter._canvas.shown.strokes == page.painter.strokes
+    assert any(command[0] == LINES for message in page.drawn for command in message)
+
+
 def test_an_error_is_told_in_place_and_the_page_is_confirmed_all_the_same(page: Page) -> None:
     page.drag("brush", (5, 5), color="no color")
     assert "'no color' is no color" in page.painter.message

@@ -161,9 +161,11 @@ class StrokePainter(PainterState, VBox):
     # From the page.
 
     def _used(self, gesture: Gesture) -> None:
-        """Use a tool; a stroke that is being painted is shown by the page itself."""
+        """Use a tool; a stroke that is being painted is shown by the page itself, and painted here when it is done."""
         self._is_shown_by_page = gesture.tool == "brush" and gesture.phase == "going"
         self.use(gesture, _REACH_CSS_PX / (self._layer.fit * self._layer.view[0]))
+        # The draft of a stroke in live mode is what the stroke is in the end: no change of it would tell.
+        self._show_draft(None)
 
     def _hovered(self, point: tuple[float, float]) -> None:
         """Show the colors that the lightness under the pointer allows."""
