@@ -174,7 +174,7 @@ class CtrlColor(CtrlColorInputs):
                 batch,
                 torch.tensor(timestep, device=self.device),
                 encoder_hidden_states=torch.cat([part.expand(len(latents), -1, -1) for part in tokens.values()]),
-                controlnet_cond=picture.to(batch).expand(len(batch), -1, -1, -1),
+                controlnet_cond=picture.to(batch).expand(len(latents), -1, -1, -1).repeat(len(tokens), 1, 1, 1),
                 return_dict=False,
             )
         return [residual * scale for residual, scale in zip((*down, middle), scales, strict=True)]
