@@ -19,7 +19,7 @@ from colorlab.inspection.places import check_pixel, coverage
 from colorlab.inspection.replay import moment_of
 from colorlab.inspection.settling import settled
 from colorlab.inspection.shares import Ablation, Findings, coalitions_of, draw_orders
-from colorlab.inspection.sources import Sources, find_sources
+from colorlab.inspection.sources import Sources, find_sources, given_by_step
 from colorlab.inspection.study import Study, estimate_cost
 from colorlab.inspection.views import origin
 from colorlab.runs.batches import in_batches, take_steps
@@ -308,7 +308,7 @@ def _show(walk: _Walk, places: _Places, removal: Removal, found: Findings) -> Ex
         array=array.astype(np.float32),
         axes=("source", "H", "W") if is_map else ("source",),
         unit=CHROMA_UNIT if is_map else "share of final - all removed",
-        caption=f"{what}: {rest}.",
+        caption=f"{what}: {rest}.{_origin_of_words(walk.run)}",
         provenance={
             **origin(walk.run, None, "provenance"),
             "place": places.name,
@@ -324,3 +324,12 @@ def _show(walk: _Walk, places: _Places, removal: Removal, found: Findings) -> Ex
         baseline=found.pooled(found.shares, first=1).astype(np.float32) if has_baseline else None,
         kind="difference" if is_map else "ranking",
     )
+
+
+def _origin_of_words(run: Run) -> str:
+    """Say which prompts the words come from, where a run had several."""
+    prompts = {step: conditioning.prompt for step, conditioning in given_by_step(run).items()}
+    if len(set(prompts.values())) < 2:
+        return ""
+    told = ", ".join(f"{prompt!r} from step {step}" for step, prompt in prompts.items())
+    return f" Words are those of all steps: {told}."

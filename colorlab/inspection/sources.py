@@ -7,12 +7,15 @@ A kind of source is one class with two members, `labels` and `without`; `find_so
 | word | its keys are masked in every pass, and its place is kept |
 | stroke | left out of the hint |
 | group of exemplar patches | its colors: what is left is gray; without all groups there is no exemplar |
+
+A branch has other words, strokes or another exemplar from some step on: the sources of all steps are found, and each
+is taken away at the steps that have it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ from colorlab.color import image_to_gray
 from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError
 from colorlab.inspection.edits.words import Remove
-from colorlab.inspection.places import word_spans, word_tokens
+from colorlab.inspection.places import word_tokens
 from colorlab.runs.edits import Edit
 from colorlab.runs.run import Run
 from colorlab.strokes import Stroke
@@ -31,11 +34,16 @@ __all__ = [
     "Sources",
     "StrokeSources",
     "WordSources",
-    "find_exemplar",
+    "find_exemplars",
     "find_sources",
     "find_strokes",
     "find_words",
+    "given_by_step",
 ]
+
+Source = TypeVar("Source")
+Word = tuple[str, int]
+"""A word and its occurrence."""
 
 OTHER_WORDS = "(other words)"
 # Along a side of an exemplar that no network sees as patches. Ours.
@@ -68,11 +76,13 @@ class WordSources:
     """Words of the prompt; without them means that their keys are masked in every pass, and their places kept.
 
     Args:
-        groups: sources, each of one or several (word, occurrence).
+        groups: sources, each of one or several words.
+        read: which words of a prompt the model reads, for every prompt of the run.
         everywhere: whether the text encoder does not hear of a removed word either, see `colorlab.edits.Remove`.
     """
 
-    groups: tuple[tuple[tuple[str, int], ...], ...]
+    groups: tuple[tuple[Word, ...], ...]
+    read: Mapping[str, Sequence[Word]]
     everywhere: bool = True
 
     @property
@@ -86,12 +96,8 @@ class WordSources:
 
     def without(self, conditioning: Conditioning, removed: Sequence[int]) -> tuple[Conditioning, tuple[Edit, ...]]:
         """Return the same conditioning, and one edit for all words that are removed and that its prompt has."""
-        named = [
-            (word, occurrence)
-            for index in removed
-            for word, occurrence in self.groups[index]
-            if occurrence < len(word_spans(conditioning.prompt, word))
-        ]
+        there = self.read.get(conditioning.prompt, ())
+        named = [word for index in removed for word in self.groups[index] if word in there]
         if not named:
             return conditioning, ()
         words, occurrences = zip(*named, strict=True)
@@ -99,10 +105,10 @@ class WordSources:
 
 
 def find_words(run: Run, *, words: Sequence[str] | None = None, everywhere: bool = True) -> WordSources | None:
-    """Find the words of a run's prompt.
+    """Find the words of a run's prompts.
 
     Args:
-        run: any run; its prompt at the start counts.
+        run: any run; words that a branch was given count, and those that it no longer has.
         words: those that are told apart, the first occurrence of each; all others together are one more source. None
             for every word.
         everywhere: see `WordSources`.
@@ -111,26 +117,21 @@ def find_words(run: Run, *, words: Sequence[str] | None = None, everywhere: bool
         The words that the model reads; None where it reads none.
 
     Raises:
-        RangeError: a word is not in the prompt.
+        RangeError: a word is in no prompt.
     """
-    text = run.segment_at(0).conditioning.prompt
     if "tokenizer" not in run.method.components:
         return None
-    found: list[tuple[str, int]] = []
-    for match in re.finditer(r"\w+", text):
-        word = match.group().lower()
-        named = (word, sum(word == other for other, _ in found))
-        if _is_read(run, text, *named):
-            found.append(named)
+    read = {conditioning.prompt: _read_words(run, conditioning.prompt) for conditioning in given_by_step(run).values()}
+    found = _united(read.values())
     if words is None:
-        return WordSources(tuple((named,) for named in found), everywhere) if found else None
+        return WordSources(tuple((named,) for named in found), read, everywhere) if found else None
     chosen = [(word.lower(), 0) for word in words]
     missing = [word for word in chosen if word not in found]
     if missing or len(set(chosen)) != len(chosen):
         there = ", ".join(dict.fromkeys(word for word, _ in found))
         raise RangeError(f"words are {list(words)}, but different single words of the prompt are expected: {there}.")
     rest = tuple(named for named in found if named not in chosen)
-    return WordSources((*((named,) for named in chosen), *((rest,) if rest else ())), everywhere)
+    return WordSources((*((named,) for named in chosen), *((rest,) if rest else ())), read, everywhere)
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,8 @@ class StrokeSources:
 
 
 def find_strokes(run: Run) -> StrokeSources | None:
-    """Find the strokes of a run's conditioning at the start; None where there is none that the method reads."""
-    strokes = tuple(run.segment_at(0).conditioning.strokes)
+    """Find the strokes of all steps of a run; None where there is none that the method reads."""
+    strokes = tuple(_united(conditioning.strokes for conditioning in given_by_step(run).values()))
     return StrokeSources(strokes) if strokes and "strokes" in run.method.fields_read() else None
 
 
@@ -169,22 +170,24 @@ class ExemplarSources:
     """Groups of exemplar patches, in rows and columns over the whole exemplar.
 
     Args:
-        exemplar: (H, W, 3), that of the run's start.
+        exemplar: (H, W, 3).
         grid: rows and columns of groups.
         side: patches along one side, as the image encoder cuts the exemplar; groups consist of whole patches.
+        name: tells it from other exemplars of the run.
     """
 
     exemplar: np.ndarray
     grid: tuple[int, int]
     side: int
+    name: str = "exemplar"
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Row and column of each, the first at the top left."""
-        return tuple(f"exemplar {row + 1}, {column + 1}" for row, column in np.ndindex(self.grid))
+        return tuple(f"{self.name} {row + 1}, {column + 1}" for row, column in np.ndindex(self.grid))
 
     def without(self, conditioning: Conditioning, removed: Sequence[int]) -> tuple[Conditioning, tuple[Edit, ...]]:
-        """Return the conditioning with those parts of the exemplar gray; another exemplar, given later, stays."""
+        """Return the conditioning with those parts of the exemplar gray; another exemplar stays."""
         if conditioning.exemplar is None or not np.array_equal(conditioning.exemplar, self.exemplar):
             return conditioning, ()
         if len(removed) == len(self.labels):
@@ -209,8 +212,8 @@ class ExemplarSources:
         return slice(first, last)
 
 
-def find_exemplar(run: Run, *, grid: tuple[int, int] = (2, 2)) -> ExemplarSources | None:
-    """Find the groups of patches of a run's exemplar at the start; None where there is none that the method reads.
+def find_exemplars(run: Run, *, grid: tuple[int, int] = (2, 2)) -> tuple[ExemplarSources, ...]:
+    """Find the groups of patches of every exemplar of a run; none where there is none that the method reads.
 
     Args:
         run: any run.
@@ -219,22 +222,26 @@ def find_exemplar(run: Run, *, grid: tuple[int, int] = (2, 2)) -> ExemplarSource
     Raises:
         RangeError: there are not so many patches.
     """
-    exemplar = run.segment_at(0).conditioning.exemplar
-    if exemplar is None or "exemplar" not in run.method.fields_read():
-        return None
+    found: dict[str, np.ndarray] = {}
+    for step, conditioning in given_by_step(run).items():
+        exemplar = conditioning.exemplar
+        if exemplar is not None and not any(np.array_equal(exemplar, other) for other in found.values()):
+            found[f"exemplar of step {step}" if found else "exemplar"] = exemplar
+    if not found or "exemplar" not in run.method.fields_read():
+        return ()
     networks: Any = run.method.networks
     encoders = [networks[name] for name in ("image_encoder", "projected_image_encoder") if name in networks]
     side = encoders[0].config.image_size // encoders[0].config.patch_size if encoders else _NUM_CELLS
     is_grid = isinstance(grid, tuple) and len(grid) == 2 and all(isinstance(count, int) for count in grid)
     if not is_grid or min(grid) < 1 or max(grid) > side:
         raise RangeError(f"exemplar_grid is {grid!r}, but (rows, columns) of 1 to {side} patches each are expected.")
-    return ExemplarSources(exemplar, grid, side)
+    return tuple(ExemplarSources(exemplar, grid, side, name) for name, exemplar in found.items())
 
 
 def find_sources(
     run: Run, *, words: Sequence[str] | None = None, everywhere: bool = True, exemplar_grid: tuple[int, int] = (2, 2)
 ) -> tuple[Sources, ...]:
-    """Find all sources of a run; arguments as `find_words` and `find_exemplar`.
+    """Find all sources of a run; arguments as `find_words` and `find_exemplars`.
 
     Raises:
         RangeError: there is none.
@@ -242,11 +249,41 @@ def find_sources(
     kinds = [
         find_words(run, words=words, everywhere=everywhere),
         find_strokes(run),
-        find_exemplar(run, grid=exemplar_grid),
+        *find_exemplars(run, grid=exemplar_grid),
     ]
     found = tuple(kind for kind in kinds if kind is not None)
     if not found:
         raise RangeError("This run has no words and nothing else that could be taken away; give it a prompt.")
+    return found
+
+
+def given_by_step(run: Run) -> dict[int, Conditioning]:
+    """Return what was given, by the first step that it governs; what governs the decoding alone is left out."""
+    segments = [segment for segment in run.segments if segment.first_step < run.num_steps]
+    return {segment.first_step: segment.conditioning for segment in segments}
+
+
+def _united(groups: Iterable[Iterable[Source]]) -> list[Source]:
+    """Return what is in any group, in order of appearance; equal ones as often as in the group that has most."""
+    found: list[Source] = []
+    for group in groups:
+        known = list(found)
+        for one in group:
+            if one in known:
+                known.remove(one)
+            else:
+                found.append(one)
+    return found
+
+
+def _read_words(run: Run, text: str) -> list[Word]:
+    """Return the words of a text that lie within the tokens that the model reads."""
+    found: list[Word] = []
+    for match in re.finditer(r"\w+", text):
+        word = match.group().lower()
+        named = (word, sum(word == other for other, _ in found))
+        if _is_read(run, text, *named):
+            found.append(named)
     return found
 
 

@@ -15,7 +15,7 @@ from colorlab.inspection.edits import PatchLatents, PromptToPrompt, Remove, Rewe
 from colorlab.inspection.places import word_tokens
 from colorlab.inspection.replay import moment_of, replay_step, run_sites
 from colorlab.inspection.shares import Ablation, Findings, coalitions_of, draw_orders, leave_one_out, shapley
-from colorlab.inspection.sources import find_exemplar, find_strokes, find_words
+from colorlab.inspection.sources import find_exemplars, find_strokes, find_words
 from colorlab.inspection.study import StudyWarning
 from colorlab.runs.batches import take_steps
 from colorlab.runs.segments import take_step
@@ -265,7 +265,7 @@ def test_groups_of_exemplar_patches_are_sources():
     found = {part.removed: part.ab[:, 0] for part in study.parts}
     assert found[frozenset({2})] == pytest.approx(chroma(half), abs=1e-2)
     assert found[frozenset({2})] != pytest.approx(found[frozenset({3})], abs=1e-4)
-    kind = find_exemplar(run, grid=(1, 2))
+    kind = find_exemplars(run, grid=(1, 2))[0]
     assert kind.without(run.conditioning, [0, 1])[0].exemplar is None
     other = run.conditioning.replace(exemplar=exemplar[::-1])
     assert kind.without(other, [0]) == (other, ())
@@ -277,8 +277,8 @@ def test_groups_that_are_finer_than_patches_are_told(grid):
         tiny_picture(), exemplar=np.eye(3)[np.arange(8)[:, None] % 3 + [0] * 8]
     )
     with pytest.raises(RangeError, match=r"exemplar_grid is .* of 1 to 4 patches each"):
-        find_exemplar(run, grid=grid)
-    assert find_exemplar(tiny_colorizer().start(tiny_picture())) is None
+        find_exemplars(run, grid=grid)
+    assert find_exemplars(tiny_colorizer().start(tiny_picture())) == ()
 
 
 def test_equal_strokes_are_as_many_sources():
@@ -299,6 +299,37 @@ def test_edits_act_in_every_pass_of_a_method_that_asks_twice():
         assert replay_step(moment_of(branch, step), run_sites(branch)).verdict.name == "exact"
     with pytest.raises(RangeError, match="no guidance pass 'full'"):
         run.branch(0, edits=[Remove("red", guidance_pass="full")])
+
+
+def test_a_branch_is_asked_about_its_own_words_strokes_and_exemplar():
+    first, second = (Stroke(points=[(5, y), (15, y)], color=(220, 40, 40), radius_px=3) for y in (5, 15))
+    exemplars = [np.eye(3)[(np.arange(8)[:, None] + [0] * 8 + shift) % 3] for shift in range(2)]
+    run = tiny_colorizer(tiny_ctrlcolor()).start(
+        tiny_picture(*SIZE), prompt="a brown cat", strokes=[first], exemplar=exemplars[0], seed=1
+    )
+    run.finish(progress=False)
+    branch = run.branch(2, prompt="a blue cat", strokes=[first, second], exemplar=exemplars[1]).finish(progress=False)
+    study = branch.study.plan.provenance(region=MASK)
+    exhibit = study.finish(progress=False)
+    labels = exhibit.provenance["labels"]
+    assert labels[:4] == ["a", "brown", "cat", "blue"]
+    assert labels[4:6] == ["stroke 0 (220, 40, 40)", "stroke 1 (220, 40, 40)"]
+    assert labels[6] == "exemplar 1, 1"
+    assert labels[10] == "exemplar of step 2 1, 1"
+    assert "'a brown cat' from step 0, 'a blue cat' from step 2" in exhibit.caption
+
+    without = {next(iter(part.removed)): part.ab[:, 0] for part in study.parts if len(part.removed) == 1}
+    alone = run.branch(2, prompt="a blue cat", strokes=[first, second], exemplar=exemplars[1], edits=[Remove("blue")])
+    alone.finish(progress=False)
+    chroma = decode_chroma(run.method, alone.segment_at(4), alone.state.latents)[:, :20, :20].mean(dim=(1, 2))
+    assert without[labels.index("blue")] == pytest.approx(chroma, abs=1e-2)
+
+
+def test_a_word_is_taken_away_where_the_model_reads_it():
+    run = tiny_colorizer().start(tiny_picture(*SIZE), prompt="a red car", seed=1).finish(progress=False)
+    branch = run.branch(2, prompt=f"{'a ' * 80}red car").finish(progress=False)
+    exhibit = branch.study.provenance(region=MASK, words=["red"], batch_size=2, progress=False)
+    assert exhibit.provenance["labels"] == ["red", "(other words)"]
 
 
 def test_words_that_come_twice_or_not_at_all():

@@ -13,7 +13,7 @@ from colorlab.colorizer import Colorizer
 from colorlab.conditioning import Conditioning
 from colorlab.errors import WeightsError
 from colorlab.inspection.replay import moment_of, replay_step
-from colorlab.inspection.sources import find_exemplar
+from colorlab.inspection.sources import find_exemplars
 from colorlab.methods.ctrlcolor import CtrlColor
 from colorlab.networks.vgg19 import LAYER_WEIGHTS, NUM_CONVS, Vgg19Features
 from colorlab.settings import Settings
@@ -81,7 +81,7 @@ def test_an_exemplar_guides_by_it_without_an_image_encoder(network: Vgg19Feature
     unguided = colorizer.start(wanted, GUIDED.with_mechanism("exemplar_guidance", is_on=False)).finish(progress=False)
     assert not run.state.equals(unguided.state)
     assert "steering" in run.records[0].network_inputs
-    assert find_exemplar(run, grid=(1, 2)).labels == ("exemplar 1, 1", "exemplar 1, 2")
+    assert find_exemplars(run, grid=(1, 2))[0].labels == ("exemplar 1, 1", "exemplar 1, 2")
     assert str(replay_step(moment_of(run, 0), []).verdict) == "exact"
     loaded = Colorizer.from_pretrained(colorizer.save_pretrained(tmp_path / "model"))
     assert loaded.start(wanted, GUIDED).finish(progress=False).state.equals(run.state)
