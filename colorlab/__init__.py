@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from colorlab.exhibits import Exhibit
     from colorlab.inspection.recording import Recording, record
+    from colorlab.methods.adaptation import Adaptation
     from colorlab.methods.base import ConditioningWarning
     from colorlab.registry import models
     from colorlab.runs.run import Run
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from colorlab.video.sequence import ColoredFrame, Sequence
 
 __all__ = [
+    "Adaptation",
     "ColoredFrame",
     "ColoredVideo",
     "Colorizer",
@@ -75,6 +77,7 @@ __version__ = "0.1.0"
 
 # Where each name lives; modules of the package itself (`colorlab.plotting`) are found without being listed.
 _HOMES = {
+    "Adaptation": "methods.adaptation",
     "ColoredFrame": "video.sequence",
     "ColoredVideo": "video.colorize",
     "Colorizer": "colorizer",

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-DEFAULT_MODEL = "mini/lcad"
+from colorlab.commands import options as common
 
 app = typer.Typer(
     name="colorlab",
@@ -23,16 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="Name of a model (colorlab models lists them), or its folder.")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto.")]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Sampling steps.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of the noise.")]
-GuidanceScale = Annotated[float | None, typer.Option(help="How strongly the words steer; 1 is off.")]
-Solver = Annotated[str | None, typer.Option(help="ddim, euler or dpmpp_2m.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -57,13 +47,14 @@ def colorize(
         list[Path], typer.Argument(metavar="IN...", help="Pictures, gray or in color.", show_default=False)
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Result file, or a folder for several.")],
-    model: Model = DEFAULT_MODEL,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help='What to paint, as in "a red car".')] = "",
-    negative_prompt: Annotated[str, typer.Option(help="What not to paint.")] = "",
+    model: common.Model = common.DEFAULT_MODEL,
+    adaptation: common.AdaptationFile = None,
+    prompt: common.Prompt = "",
+    negative_prompt: common.NegativePrompt = "",
     strokes: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Strokes on the picture, as Strokes.to_json writes them.")
     ] = None,
-    exemplar: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture whose colors are borrowed.")] = None,
+    exemplar: common.Exemplar = None,
     sketch: Annotated[Path | None, typer.Option(metavar="FILE", help="Line drawing of the picture's size.")] = None,
     are_sketches: Annotated[
         bool, typer.Option("--from-sketch", help="The inputs are line drawings, black on white, not gray pictures.")
@@ -71,16 +62,13 @@ def colorize(
     invert_sketch: Annotated[
         bool, typer.Option("--invert-sketch", help="The drawings are white on black; turn them around.")
     ] = False,
-    edit: Annotated[
-        list[str] | None,
-        typer.Option(help='Text edit of the exemplar, "the red car -> the blue car"; several act in order.'),
-    ] = None,
+    edit: common.Edits = None,
     edit_scale: Annotated[float, typer.Option(help="How strongly text edits act; 0 to 15 is usual.")] = 9.0,
-    steps: Steps = None,
-    seed: Seed = None,
-    guidance_scale: GuidanceScale = None,
-    solver: Solver = None,
-    device: Device = "cpu",
+    steps: common.Steps = None,
+    seed: common.Seed = None,
+    guidance_scale: common.GuidanceScale = None,
+    solver: common.Solver = None,
+    device: common.Device = "cpu",
     save_run: Annotated[
         bool, typer.Option("--save-run", help="Write each run beside its picture too, as NAME.colorlab.")
     ] = False,
@@ -95,6 +83,7 @@ def colorize(
         inputs,
         out,
         model=model,
+        adaptation=adaptation,
         conditioning=read_conditioning(
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -117,21 +106,21 @@ def colorize(
 def video(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Video, gray or in color.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Result: .mp4, .mov, or lossless .mkv.")],
-    model: Model = "mini/ctrlcolor",
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help='What to paint, as in "a red car".')] = "",
-    negative_prompt: Annotated[str, typer.Option(help="What not to paint.")] = "",
+    model: common.Model = "mini/ctrlcolor",
+    prompt: common.Prompt = "",
+    negative_prompt: common.NegativePrompt = "",
     strokes: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Strokes on the first frame, as Strokes.to_json writes them.")
     ] = None,
-    exemplar: Annotated[Path | None, typer.Option(metavar="FILE", help="Picture whose colors are borrowed.")] = None,
+    exemplar: common.Exemplar = None,
     by_itself: Annotated[
         bool, typer.Option("--no-propagation", help="Color every frame by itself; any model can.")
     ] = False,
-    steps: Steps = None,
-    seed: Seed = None,
-    guidance_scale: GuidanceScale = None,
-    solver: Solver = None,
-    device: Device = "cpu",
+    steps: common.Steps = None,
+    seed: common.Seed = None,
+    guidance_scale: common.GuidanceScale = None,
+    solver: common.Solver = None,
+    device: common.Device = "cpu",
 ) -> None:
     """Color a gray video; the colors of each frame are carried to the next. Goes on where it was interrupted."""
     from colorlab.commands.devices import check_device
@@ -151,7 +140,7 @@ def video(
 
 
 @app.command()
-def models(as_json: Json = False) -> None:
+def models(as_json: common.Json = False) -> None:
     """List the models: method, size, licence, and whether each is ready."""
     from colorlab.commands.catalog import print_models
 
@@ -163,7 +152,7 @@ def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Which network to train; a wrong name lists them.")],
     data: Annotated[Path, typer.Option(help="Folder of photographs: manifest.csv and its shards, or pictures.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of weights, checkpoints, curves and samples.")],
-    device: Device = "auto",
+    device: common.Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     warm_start: Annotated[
         bool, typer.Option("--warm-start", help="Begin a UNet with the weights in OUT or the shipped ones.")
@@ -202,32 +191,38 @@ def tune(
     target: Annotated[
         list[str] | None, typer.Option("--target", "-t", help='The same with colors: "a photo of a brown cat".')
     ] = None,
-    model: Model = "mini/diffcolor",
+    model: common.Model = "mini/diffcolor",
     preset: Annotated[str, typer.Option(help="smoke, notebook or paper: how long to tune.")] = "notebook",
-    seed: Seed = None,
+    noun: common.Nouns = None,
+    change: common.TuningValues = None,
+    seed: common.Seed = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the tuning that lies beside FILE.")] = False,
-    device: Device = "cpu",
+    force: common.Force = False,
+    device: common.Device = "cpu",
 ) -> None:
     """Tune a model on one gray picture (DiffColor), and color it by texts; can be stopped and resumed."""
     from colorlab.commands.devices import check_device
     from colorlab.commands.tune import tune_picture
+    from colorlab.commands.tuning_values import read_plan
 
     tune_picture(
         source,
         out,
         model=model,
         prompt=prompt,
-        preset=preset,
+        plan=read_plan(preset, change or ()),
+        nouns=noun or (),
         seed=seed,
-        targets=target or [],
+        targets=target or (),
         resume=resume,
+        force=force,
         device=check_device(device),
     )
 
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model, or its folder.")] = DEFAULT_MODEL,
+    model: common.MeasuredModel = common.DEFAULT_MODEL,
     scenes: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measure on N held-out scenes.")] = None,
     clips: Annotated[int | None, typer.Option(min=1, metavar="N", help="Measure flicker on N moving clips.")] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Measure on the photographs of a folder.")] = None,
@@ -236,12 +231,12 @@ def evaluate(
         str, typer.Option(help="What to measure on scenes: words, instances, masks or solvers.")
     ] = "words",
     words: Annotated[str, typer.Option(help="Prompt of photographs: none, or their label.")] = "none",
-    steps: Steps = None,
-    seed: Seed = None,
-    guidance_scale: GuidanceScale = None,
-    solver: Solver = None,
-    device: Device = "cpu",
-    as_json: Json = False,
+    steps: common.Steps = None,
+    seed: common.Seed = None,
+    guidance_scale: common.GuidanceScale = None,
+    solver: common.Solver = None,
+    device: common.Device = "cpu",
+    as_json: common.Json = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the JSON into this file too.")] = None,
 ) -> None:
     """Measure a model on scenes or photographs; every figure comes with its 95 % interval."""
@@ -268,10 +263,10 @@ def evaluate(
 
 @app.command()
 def ablate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a model, or its folder.")] = DEFAULT_MODEL,
+    model: common.MeasuredModel = common.DEFAULT_MODEL,
     scenes: Annotated[int, typer.Option(min=1, metavar="N", help="Held-out scenes for each mechanism.")] = 50,
-    device: Device = "cpu",
-    as_json: Json = False,
+    device: common.Device = "cpu",
+    as_json: common.Json = False,
 ) -> None:
     """Switch each mechanism of a model on and off, and say what that does to the number it exists for."""
     from colorlab.commands.ablate import ablate_model
@@ -331,7 +326,8 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+# Without a --help of its own: JupyterLab's says what can be given.
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def lab(context: typer.Context) -> None:
     """Open JupyterLab on the notebooks; other options go to JupyterLab."""
     from colorlab.commands.lab import open_lab
@@ -381,12 +377,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _quiet_warnings() -> None:
-    """Show notes about the user's words as plain sentences, each once, and nothing of what libraries warn of."""
+    """Show notes about the user's words, and on tuning, as plain sentences, each once; nothing that libraries say."""
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        if (
-            category.__name__ == "ConditioningWarning"
-        ):  # by name: its module imports torch, which not every command needs
+        # By name: their modules import torch, which not every command needs.
+        if category.__name__ in ("ConditioningWarning", "TuningWarning"):
             print(f"colorlab: {message}", file=sys.stderr)
 
     warnings.simplefilter("once")

@@ -208,14 +208,22 @@ class Colorizer:
         tuning: Tuning = _tuning("resuming").resume(self._tunable(), path)
         return tuning
 
-    def with_adaptation(self, adaptation: Adaptation) -> "Colorizer":
+    def with_adaptation(self, adaptation: Adaptation | str | Path) -> "Colorizer":
         """Return this model with what a tuning made of it; this one stays as it is.
 
+        Args:
+            adaptation: `tuning.adaptation`, or the path of the file that it was saved in.
+
         Raises:
-            RangeError: the method takes no adaptation, or it was tuned on other weights.
-            WeightsError: it does not fit the network.
+            RangeError: the method takes no adaptation, it was tuned on other weights, or what came is none.
+            WeightsError: it does not fit the network, or the file is missing or damaged.
         """
-        return Colorizer(self._tunable().adapted(adaptation), settings=self.settings, card=self.card)
+        method = self._tunable()
+        if isinstance(adaptation, str | Path):
+            adaptation = Adaptation.load(adaptation)
+        if not isinstance(adaptation, Adaptation):
+            raise RangeError(f"adaptation is {adaptation!r}, but tuning.adaptation or a path is expected.")
+        return Colorizer(method.adapted(adaptation), settings=self.settings, card=self.card)
 
     def without_adaptation(self) -> "Colorizer":
         """Return the model as it was before it was tuned; this one where it carries nothing.

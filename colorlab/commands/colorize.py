@@ -8,11 +8,13 @@ from typing import Any
 import tqdm
 
 import colorlab
+from colorlab.colorizer import Colorizer
 from colorlab.commands.catalog import load_colorizer
-from colorlab.commands.files import check_writable, plan_outputs, save_picture
+from colorlab.commands.files import plan_outputs, save_picture, writable_folder
 from colorlab.commands.problems import BadUsageError, InterruptedRunError, as_bad_usage
 from colorlab.conditioning import Conditioning
 from colorlab.errors import ColorlabError
+from colorlab.methods.adaptation import Adaptation
 from colorlab.sketches import invert_sketch
 
 
@@ -21,6 +23,7 @@ def colorize_files(
     out: Path,
     *,
     model: str,
+    adaptation: Path | None = None,
     conditioning: Conditioning,
     settings: dict[str, Any],
     device: str,
@@ -34,6 +37,7 @@ def colorize_files(
         inputs: picture files.
         out: result file, or folder of results.
         model: name or folder of the model.
+        adaptation: file of what a tuning made of the model; None for the model as it is.
         conditioning: what is given for every picture, without the picture itself.
         settings: values for `colorlab.Settings`; those that are None keep the method's own.
         device: where to compute, as torch names it.
@@ -50,29 +54,39 @@ def colorize_files(
         given = {name: value for name, value in settings.items() if value is not None}
         colorlab.Settings(**given)
         outputs = plan_outputs(inputs, out)
-    check_writable(outputs[0].parent)
+    with writable_folder(outputs[0].parent):
+        colorizer = _load(model, adaptation, device=device)
+        if are_sketches and "sketch" not in colorizer.method.fields_read():
+            raise BadUsageError(f"{model} reads no sketches; name a model that does, such as mini/colorizediffusion.")
+        failures = []
+        for source, target in zip(inputs, outputs, strict=True):
+            try:
+                if are_sketches:
+                    drawn = conditioning.replace(sketch=invert_sketch(source) if are_inverted else source)
+                else:
+                    drawn = conditioning.replace(gray=source)
+                run = colorizer.start(drawn, **given)
+                _finish(run, source, target)
+                if keeps_runs:
+                    run.save(target.with_suffix(".colorlab"))
+            except InterruptedRunError:
+                raise
+            except ColorlabError as error:
+                failures.append(str(error))
+                if len(inputs) > 1:
+                    print(f"colorlab: {source}: {error}", file=sys.stderr)
+        if failures:
+            number = f"{len(failures)} of {len(inputs)} pictures failed."
+            raise ColorlabError(failures[0] if len(inputs) == 1 else number)
+
+
+def _load(model: str, adaptation: Path | None, *, device: str) -> Colorizer:
+    """Load a model, with what was tuned of it; the smaller file is read first."""
+    with as_bad_usage():
+        found = None if adaptation is None else Adaptation.load(adaptation)
     colorizer = load_colorizer(model, device=device)
-    if are_sketches and "sketch" not in colorizer.method.fields_read():
-        raise BadUsageError(f"{model} reads no sketches; name a model that does, such as mini/colorizediffusion.")
-    failures = []
-    for source, target in zip(inputs, outputs, strict=True):
-        try:
-            if are_sketches:
-                drawn = conditioning.replace(sketch=invert_sketch(source) if are_inverted else source)
-            else:
-                drawn = conditioning.replace(gray=source)
-            run = colorizer.start(drawn, **given)
-            _finish(run, source, target)
-            if keeps_runs:
-                run.save(target.with_suffix(".colorlab"))
-        except InterruptedRunError:
-            raise
-        except ColorlabError as error:
-            failures.append(str(error))
-            if len(inputs) > 1:
-                print(f"colorlab: {source}: {error}", file=sys.stderr)
-    if failures:
-        raise ColorlabError(failures[0] if len(inputs) == 1 else f"{len(failures)} of {len(inputs)} pictures failed.")
+    with as_bad_usage():
+        return colorizer if found is None else colorizer.with_adaptation(found)
 
 
 def _finish(run: Any, source: Path, target: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import cast
 
-from colorlab.commands.files import check_writable
+from colorlab.commands.files import writable_folder
 from colorlab.commands.problems import BadUsageError
 from colorlab.data import MODEL_INDEX
 from colorlab.errors import RangeError
@@ -43,19 +43,19 @@ def convert_checkpoint(
         raise BadUsageError("The checkpoint holds no tokenizer; add --clip DIR (or --tokenizer DIR, the same).")
     if (folder / MODEL_INDEX).exists():
         raise BadUsageError(f"{folder} holds a model already; name another folder with -o.")
-    check_writable(folder)
     entry = next(entry for entry in PUBLISHED if entry.method == method)
     try:
-        convert_published(
-            method,
-            checkpoint,
-            folder,
-            clip=clip,
-            prediction_type=cast(PredictionType | None, prediction_type),
-            deformable=deformable,
-            vgg19=vgg19,
-            card={"licence": entry.licence, "source": entry.source},
-        )
+        with writable_folder(folder):
+            convert_published(
+                method,
+                checkpoint,
+                folder,
+                clip=clip,
+                prediction_type=cast(PredictionType | None, prediction_type),
+                deformable=deformable,
+                vgg19=vgg19,
+                card={"licence": entry.licence, "source": entry.source},
+            )
     except RangeError as error:
         raise BadUsageError(str(error)) from error
     print(f'{folder}: load it with colorlab.load("{entry.name}", weights="{folder}").')

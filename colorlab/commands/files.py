@@ -2,7 +2,8 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -72,6 +73,23 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ColorlabError(f"Nothing can be written in {folder} ({reason}); name another place with -o.") from error
+
+
+@contextmanager
+def writable_folder(folder: Path) -> Iterator[None]:
+    """Make `folder` for the work within, checked as `check_writable` does; what was made and stays empty goes again.
+
+    Raises:
+        ColorlabError: nothing can be written there.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        check_writable(folder)
+        yield
+    finally:
+        for place in missing:
+            with suppress(OSError):  # a folder with something in it is not removed
+                place.rmdir()
 
 
 def save_picture(image: np.ndarray, path: Path) -> None:

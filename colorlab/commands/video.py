@@ -5,7 +5,7 @@ from typing import Any
 
 import colorlab
 from colorlab.commands.catalog import load_colorizer
-from colorlab.commands.files import check_writable
+from colorlab.commands.files import writable_folder
 from colorlab.commands.problems import BadUsageError, InterruptedRunError, as_bad_usage
 from colorlab.errors import RangeError
 from colorlab.video.colorize import colorize_video, journal_folder
@@ -46,17 +46,17 @@ def color_video_file(
         colorlab.Settings(**chosen)
         painted = () if strokes is None else colorlab.Strokes.from_json(strokes.read_text(encoding="utf-8"))
         check_target(out, source)
-    check_writable(out.parent)
-    check_source(source)
-    colorizer = load_colorizer(model, device=device)
-    try:
-        done = colorize_video(
-            source, out, colorizer, colorlab.Conditioning(strokes=painted, **given), propagate=propagate, **chosen
-        )
-    except RangeError as error:
-        raise BadUsageError(str(error)) from error
-    except KeyboardInterrupt:
-        raise InterruptedRunError(_what_is_kept(out)) from None
+    with writable_folder(out.parent):
+        check_source(source)
+        colorizer = load_colorizer(model, device=device)
+        try:
+            done = colorize_video(
+                source, out, colorizer, colorlab.Conditioning(strokes=painted, **given), propagate=propagate, **chosen
+            )
+        except RangeError as error:
+            raise BadUsageError(str(error)) from error
+        except KeyboardInterrupt:
+            raise InterruptedRunError(_what_is_kept(out)) from None
     print(done.path)
     print(f"{done.num_frames} frames, {len(done.shots)} colored anew: {', '.join(map(str, done.shots[:20]))}")
 

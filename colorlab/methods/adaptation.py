@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from colorlab.atomic import atomic_file
+from colorlab.conditioning import Conditioning
 from colorlab.errors import ColorlabError, RangeError, WeightsError
 from colorlab.methods.identifiers import Rewriting
 
@@ -96,6 +97,11 @@ class Adaptation:
     def weights_in_force(self) -> dict[str, torch.Tensor]:
         """The changes of the network: those of the last stage that changed it."""
         return self.weights(RECONSTRUCTION) or self.weights(CONTRASTIVE)
+
+    def is_of(self, conditioning: Conditioning) -> bool:
+        """Return whether it was tuned on the gray picture of a conditioning; True where it does not say on which."""
+        gray = self.info.get("gray")
+        return gray is None or gray == conditioning.content_hash("gray")
 
     def check_base(self, weights_hash: str, model_name: str) -> None:
         """Raise unless it belongs to these weights.

@@ -102,7 +102,7 @@ class DiffColor(GuidedByWords):
         tokens, path, notes = self.walk_path(conditioning.prompt, settings)
         return PreparedDiffColor(
             latent_shape=(latents.shape[1], latents.shape[2], latents.shape[3]),
-            notes=tuple(dict.fromkeys((*ignored, *notes, *negative.notes))),
+            notes=tuple(dict.fromkeys((*ignored, *notes, *negative.notes, *self._notes_on_picture(conditioning)))),
             text={"uncond": negative.tokens, "cond": tokens},
             gray=gray,
             gray_latents=latents,
@@ -115,12 +115,20 @@ class DiffColor(GuidedByWords):
     ) -> torch.Tensor:
         """Return the latents of the picture that the adaptation is for; the gray ones for any other picture."""
         adaptation = self.adaptation
-        key = conditioning.content_hash("gray")
         picture = None if adaptation is None else adaptation.tensors.get("picture/aligned")
-        if adaptation is None or picture is None or adaptation.info.get("gray") != key:
+        if adaptation is None or picture is None or not adaptation.is_of(conditioning):
             return gray_latents
         image = resize_image(load_image(picture.numpy()), size)
         return self.cache.get("tuned", (adaptation.content_hash, size), lambda: self.encode_picture(image * 2 - 1))
+
+    def _notes_on_picture(self, conditioning: Conditioning) -> tuple[str, ...]:
+        """Say that an adaptation belongs to another picture than the one to color."""
+        if self.adaptation is None or self.adaptation.is_of(conditioning):
+            return ()
+        return (
+            f"The adaptation was tuned on another picture (as {self.adaptation.context!r}), or on this one at another "
+            "size: it colors this one, but less well; tune on this picture.",
+        )
 
     def walk_path(
         self, prompt: str, settings: Settings

@@ -13,6 +13,7 @@ from typing import Any
 
 from colorlab.color import COLORS
 from colorlab.errors import RangeError
+from colorlab.mechanisms.embedding_path import EmbeddingPath
 from colorlab.methods.text import tokenize, tokens_between
 
 __all__ = ["COLOR_WORDS", "IDENTIFIERS", "AlignedTarget", "Rewriting", "check_context", "rewrite"]
@@ -61,8 +62,10 @@ class AlignedTarget:
             rest: eta of every other token, padding included, where the text encoder gathers the whole text.
 
         Raises:
-            RangeError: no object is called so.
+            RangeError: no object is called so, or an eta is out of the range of `embedding_path.eta`.
         """
+        for eta in (rest, *by_object.values()):
+            EmbeddingPath.parameters[0].check(eta, EmbeddingPath.name)
         etas = [float(rest)] * self.num_tokens
         for noun, eta in by_object.items():
             if noun not in self.objects:
@@ -265,8 +268,8 @@ def rewrite(context: str, components: Mapping[str, Any], *, nouns: Sequence[str]
     places = _given_places(words, nouns) if nouns else _found_places(words)
     if not places:
         raise RangeError(
-            f"No object was found in {context!r}; write it with an article, as in 'a photo of a cat', or name it with "
-            "nouns=('cat',)."
+            f"No object was found in {context!r}; write it with an article, as in 'a photo of a cat'. Without one it "
+            "is named by --noun cat on the command line, and by nouns=('cat',) in Python."
         )
     free = [name for name in IDENTIFIERS if name not in words and _num_tokens(name, components) == 1]
     if not free:

@@ -15,6 +15,7 @@ import torch
 
 from colorlab.conditioning import Conditioning
 from colorlab.errors import ColorlabError, RunFileError
+from colorlab.methods.adaptation import SUFFIX as ADAPTATION_SUFFIX
 from colorlab.methods.base import users_stacklevel
 from colorlab.runs.run_file import Archive, read_archive, tensor_name, write_archive
 from colorlab.settings import Settings
@@ -101,6 +102,8 @@ def read_tuning(path: str | Path) -> StoredTuning:
         RunFileError: the file is missing, damaged, or no tuning.
     """
     path = Path(path).expanduser()
+    if not path.is_file():
+        raise RunFileError(_why_absent(path))
     archive = read_archive(path)
     values = archive.content.get(_TABLE)
     if not isinstance(values, dict):
@@ -122,6 +125,19 @@ def read_tuning(path: str | Path) -> StoredTuning:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise RunFileError(f"{str(path)!r} is damaged ({type(error).__name__}: {error}); use another copy.") from error
+
+
+def _why_absent(path: Path) -> str:
+    """Say what to do where there is no file of a tuning: it may be over, and its result lie beside it."""
+    made = path.with_suffix(ADAPTATION_SUFFIX) if path.name else path
+    if made.is_file():
+        return (
+            f"There is no tuning {str(path)!r} to go on with, but {str(made)!r}, what it made: it is finished; color "
+            "with that, by colorizer.with_adaptation(...) or colorlab colorize --adaptation."
+        )
+    return (
+        f"There is no tuning {str(path)!r}; check the name (it ends in {SUFFIX}), or begin a tuning and keep it there."
+    )
 
 
 def _encode(tuning: "Tuning", tensor: Callable[[torch.Tensor], str]) -> dict[str, Any]:

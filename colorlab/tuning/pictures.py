@@ -80,8 +80,9 @@ def paint_prior(
     )
     if painted.drift.is_large:
         warnings.warn(
-            f"Stage 1's picture does not follow the gray one: {painted.drift}. Raise luma_weight, lower "
-            "prior_strength, or align with backend='flow'.",
+            f"Stage 1's picture does not follow the gray one: {painted.drift}. Tune again with a higher luma_weight, a "
+            "lower prior_strength or backend 'flow' (colorlab tune --set luma_weight=4 --set prior_strength=0.3 --set "
+            "backend=flow --force; in Python by a TuningPlan and mechanisms=...).",
             TuningWarning,
             stacklevel=users_stacklevel(),
         )
@@ -112,8 +113,9 @@ def check_reconstruction(
         missed.append(f"has an LPIPS of {found['lpips']:.2f} where {LPIPS_LIMIT:g} is the limit")
     if missed:
         warnings.warn(
-            f"The reconstruction {' and '.join(missed)}: edits will change more than their object; give the "
-            "reconstruction more steps.",
+            f"The reconstruction {' and '.join(missed)}: edits will change more than their object; tune "
+            "again with more steps of the reconstruction (colorlab tune --set reconstruction=200 --force; in Python by "
+            "a TuningPlan).",
             TuningWarning,
             stacklevel=users_stacklevel(),
         )

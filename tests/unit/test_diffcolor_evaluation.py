@@ -8,7 +8,10 @@ import torch
 from PIL import Image
 from tiny import tiny_colorizer, tiny_diffcolor, tiny_picture
 
+import colorlab
 from colorlab.cli import main
+from colorlab.commands.problems import BadUsageError
+from colorlab.commands.tuning_values import read_plan
 from colorlab.errors import ImageError
 from colorlab.evaluation.diffcolor import evaluate_diffcolor
 from colorlab.evaluation.photographs import Photograph
@@ -95,6 +98,66 @@ def test_the_command_goes_on_after_an_interrupt(command, capsys, monkeypatch):
     assert "add --resume" in capsys.readouterr().err
     assert main([*words, "--resume"]) == 0
     assert len(Adaptation.load(out).info["curves"]["embedding"]["loss"]) == PRESETS["smoke"].num_steps["embedding"]
+
+
+def test_what_was_tuned_is_used_again_and_not_lost(command, capsys, tmp_path):
+    words, out = command
+    assert main([*words, "--resume"]) == 2
+    assert "leave --resume out to begin" in capsys.readouterr().err
+    assert main([*words, "--seed", "5"]) == 0
+    first = out.read_bytes()
+    for more in ([], ["--resume"]):
+        assert main([*words, *more, "--target", "a photo of a blue cat"]) == 0
+        assert "is a finished adaptation of this picture" in capsys.readouterr().out
+        assert out.read_bytes() == first
+        out.with_name("cat-1.png").unlink()
+    assert main([*words, "-p", "a photo of a sofa"]) == 2
+    assert "of another picture or context ('a photo of a cat')" in capsys.readouterr().err
+    assert main([*words, "--force", "--resume"]) == 2
+    assert main([*words, "--force", "--seed", "6"]) == 0
+    assert out.read_bytes() != first
+
+    later = tmp_path / "later.png"
+    folder = words[words.index("-m") + 1]
+    coloring = ["colorize", words[1], "-o", str(later), "-m", folder, "--adaptation", str(out), "-p"]
+    capsys.readouterr()
+    assert main([*coloring, "a photo of a blue cat"]) == 0
+    assert "another picture" not in capsys.readouterr().err
+    expected = colorlab.load(folder).with_adaptation(out).start(words[1], prompt="a photo of a blue cat")
+    assert np.array_equal(np.asarray(Image.open(later)), expected.finish(progress=False).image)
+    assert main([*coloring[:-2], str(tmp_path / "none.safetensors"), "-p", "a photo of a blue cat"]) == 2
+    assert "There is no adaptation" in capsys.readouterr().err
+
+
+def test_values_of_the_preset_and_nouns_can_be_given(command, capsys):
+    words, out = command
+    values = ["reconstruction=1", "luma_weight=4", "prior_strength=0.3", "backend=flow"]
+    chosen = [word for value in values for word in ("--set", value)]
+    words[words.index("-p") + 1] = "cat on sofa"
+    assert main([*words, *chosen]) == 2
+    assert "--noun cat" in capsys.readouterr().err
+    assert main([*words, *chosen, "--noun", "sofa", "--target", "cat on blue sofa"]) == 0
+    info = Adaptation.load(out).info
+    assert info["plan"]["num_steps"]["reconstruction"] == 1
+    assert info["plan"]["prior_strength"] == 0.3
+    assert info["settings"]["mechanisms"]["contrastive_tuning"]["luma_weight"] == 4
+    assert info["settings"]["mechanisms"]["spatial_alignment"]["backend"] == "flow"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("luma=4", "where NAME is one of contrastive, embedding, reconstruction"),
+        ("luma_weight", 'luma_weight is ""; expected a number'),
+        ("luma_weight=-1", "a number from 0 to 100 is expected"),
+        ("embedding=many", "expected an integer"),
+        ("backend=magic", "one of lab, guided, flow"),
+        ("prior_strength=2", "a share above 0 and up to 1"),
+    ],
+)
+def test_values_that_are_not_possible_say_what_is(value, message):
+    with pytest.raises(BadUsageError, match=message):
+        read_plan("smoke", [value])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """DiffColor as a method: starts, the embedding path, adaptations, and run files that hold them."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -243,6 +245,27 @@ def test_a_run_file_holds_the_adaptation(colorizer, adaptation, picture, tmp_pat
     (tmp_path / "cat.colorlab").write_bytes(content)
     with pytest.raises(RunFileError, match="damaged"):
         colorlab.open(tmp_path / "cat.colorlab", colorizer)
+
+
+def test_an_adaptation_is_taken_from_its_file(colorizer, adaptation, tmp_path):
+    assert colorlab.Adaptation is Adaptation
+    path = adaptation.save(tmp_path / "cat.safetensors")
+    for given in (path, str(path)):
+        assert colorizer.with_adaptation(given).method.adaptation.content_hash == adaptation.content_hash
+    with pytest.raises(WeightsError, match="There is no adaptation"):
+        colorizer.with_adaptation("dog.safetensors")
+    with pytest.raises(RangeError, match=r"adaptation is 3, but tuning\.adaptation or a path is expected"):
+        colorizer.with_adaptation(3)
+
+
+def test_an_adaptation_of_another_picture_is_told_and_used(colorizer, adaptation, picture):
+    tuned = colorizer.with_adaptation(adaptation)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", colorlab.ConditioningWarning)
+        tuned.start(picture, prompt="a photo of a brown cat")
+    with pytest.warns(colorlab.ConditioningWarning, match="tuned on another picture") as told:
+        tuned.start(picture[::-1], prompt="a photo of a brown cat")
+    assert len(told) == 1
 
 
 def test_methods_that_are_not_tuned_refuse_adaptations(adaptation):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from colorlab.commands import files
-from colorlab.commands.files import check_writable, plan_outputs, save_picture
+from colorlab.commands.files import check_writable, plan_outputs, save_picture, writable_folder
 from colorlab.commands.problems import BadUsageError
 from colorlab.errors import ColorlabError
 
@@ -56,6 +56,19 @@ def test_every_format_can_be_written(tmp_path: Path) -> None:
     for suffix in files.SUFFIXES:
         save_picture(picture, tmp_path / f"x{suffix}")
         assert np.abs(np.asarray(Image.open(tmp_path / f"x{suffix}")).astype(int) - picture).max() <= 2
+
+
+def test_folders_that_stay_empty_go_again(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no"), writable_folder(tmp_path / "a" / "b"):
+        raise ValueError("no")
+    assert list(tmp_path.iterdir()) == []
+    with writable_folder(tmp_path / "c" / "d"):
+        (tmp_path / "c" / "x").touch()
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["x"]
+    (tmp_path / "e").mkdir()
+    with writable_folder(tmp_path / "e"):
+        pass
+    assert (tmp_path / "e").is_dir()
 
 
 def test_check_writable_makes_folders(tmp_path: Path) -> None:

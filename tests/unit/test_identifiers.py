@@ -58,6 +58,13 @@ def test_one_eta_for_each_object(components):
         aligned.etas({"dog": 1.0})
 
 
+@pytest.mark.parametrize(("by_object", "rest"), [({"cat": 100.0}, 0.0), ({"cat": float("nan")}, 0.0), ({}, -1.0)])
+def test_etas_that_the_path_does_not_take_are_refused_where_they_are_given(components, by_object, rest):
+    aligned = rewrite(CONTEXT, components).align("a photo of a blue cat on a sofa", components)
+    with pytest.raises(RangeError, match=r"eta is .*, but a number from 0 to 1\.5 is expected"):
+        aligned.etas(by_object, rest=rest)
+
+
 def test_two_objects_of_one_kind_are_told_apart(components):
     aligned = rewrite("a cat on a cat", components).align("a cat on a blue cat", components)
     assert set(aligned.objects) == {"cat", "cat 2"}

@@ -214,7 +214,10 @@ def test_files_that_are_no_tuning_or_of_other_weights_are_refused(tuning, colori
     (tmp_path / "bad.tuning").write_bytes(content)
     with pytest.raises(RunFileError, match="damaged"):
         colorizer.resume_tuning(tmp_path / "bad.tuning")
-    with pytest.raises(RunFileError, match="There is no run file"):
+    with pytest.raises(RunFileError, match=r"There is no tuning .*dog\.tuning"):
+        colorizer.resume_tuning(tmp_path / "dog.tuning")
+    (tmp_path / "dog.safetensors").write_bytes(b"")
+    with pytest.raises(RunFileError, match=r"dog\.safetensors', what it made: it is finished"):
         colorizer.resume_tuning(tmp_path / "dog.tuning")
     with pytest.raises(RunFileError, match=r"ends in \.tuning"):
         tuning.save(tmp_path / "cat.pt")

@@ -293,7 +293,7 @@ def test_a_tuning_is_kept_in_a_file_and_opened_by_another_studio(view, tmp_path,
     second.path.value = str(tmp_path / "none.tuning")
     second.open.click()
     done(second)
-    assert "There is no run file" in second.problem.value
+    assert "There is no tuning" in second.problem.value
     second.path.value = str(path)
     second.open.click()
     done(second)
