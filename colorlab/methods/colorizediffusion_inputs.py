@@ -23,7 +23,7 @@ from colorlab.methods.text import EncodedText, encode_text_vector
 from colorlab.networks.image_tokens import projected_tokens
 from colorlab.networks.sketch_encoder import NO_SKETCH, sketch_pixels
 from colorlab.settings import Settings
-from colorlab.sketches import is_blank, is_inverted, sketch_of
+from colorlab.sketches import is_blank, is_inverted, is_photograph, sketch_of
 
 __all__ = ["ColorizeDiffusionInputs", "PreparedColorizeDiffusion"]
 
@@ -151,6 +151,12 @@ class ColorizeDiffusionInputs(Method):
         """
         if conditioning.sketch is None and is_blank(drawing[0, 0].numpy()):
             return ("The gray picture has no edges to draw, so that its sketch is blank; give sketch=..., too.",)
+        if conditioning.sketch is not None and is_photograph(conditioning.sketch):
+            return (
+                "The sketch looks like a photograph: most of it is neither black nor white, where black lines on white "
+                "are expected; if it is one, give it as gray=..., and its lines are drawn (on the command line without "
+                "--from-sketch).",
+            )
         if conditioning.sketch is None or not is_inverted(conditioning.sketch):
             return ()
         return (

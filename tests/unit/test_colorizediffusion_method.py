@@ -311,6 +311,15 @@ def test_an_inverted_sketch_is_said_and_the_way_back_is_offered(colorizer, drawi
     assert not notes_of(colorizer, sketch=invert_sketch(inverted))
 
 
+def test_a_photograph_given_as_a_sketch_is_said_to_be_one(colorizer):
+    shades = np.linspace(0, 1, 40 * 56, dtype=np.float32).reshape(40, 56) ** 2
+    for photograph in (shades, 1 - shades):
+        notes = notes_of(colorizer, sketch=photograph)
+        assert len(notes) == 1
+        assert "looks like a photograph" in notes[0]
+        assert "gray=" in notes[0]
+
+
 def test_other_sizes_and_aspects_are_taken(colorizer, drawing, exemplar):
     assert run_of(colorizer, sketch=drawing, exemplar=exemplar[:9, :50]).image.shape == (40, 56, 3)
     strip = np.ones((2, 300), np.float32)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from colorlab.errors import ImageError, RangeError
-from colorlab.sketches import extract_sketch, invert_sketch, is_blank, is_inverted
+from colorlab.sketches import extract_sketch, invert_sketch, is_blank, is_inverted, is_photograph
 from colorlab.training.scenes import TEST_SEEDS, make_scene, sketch
 
 
@@ -39,6 +39,15 @@ def test_negatives_are_told_and_turned_around(disc):
     assert is_inverted(invert_sketch(lines))
     np.testing.assert_allclose(invert_sketch(invert_sketch(lines)), lines, atol=1e-6)
     assert not is_inverted(sketch(make_scene(TEST_SEEDS[1])))
+
+
+@pytest.mark.parametrize("style", ["xdog", "canny"])
+def test_a_picture_is_told_from_its_lines(style):
+    picture = make_scene(TEST_SEEDS[2]).image
+    assert is_photograph(picture.mean(axis=2) / 255)
+    lines = extract_sketch(picture, style=style)
+    assert not is_photograph(lines)
+    assert not is_photograph(invert_sketch(lines))
 
 
 @pytest.mark.parametrize("style", ["xdog", "canny"])
