@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import tqdm
 
 from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError
+from colorlab.evaluation.progress import progress
 from colorlab.images import to_uint8
 from colorlab.mechanisms.instance_guidance import InstanceGuidance
 from colorlab.methods.base import Method
@@ -95,11 +95,11 @@ class PictureMaker:
             raise RangeError(f"{len(seeds)} seeds came for {len(conditionings)} conditionings; expected one for each.")
         orders = [self._order(one, settings, seed) for one, seed in zip(conditionings, seeds, strict=True)]
         missing = {order.image_key: order for order in orders if order.image_key not in self._images}
-        with tqdm.tqdm(total=len(missing), desc=label, unit="picture", leave=False, disable=None) as bar:
+        with progress(label, len(missing), "picture") as update:
             for batch in _batches(self.method, list(missing.values()), self.batch_size):
                 with self.method.lock, torch.no_grad():
                     self._make(batch, settings)
-                bar.update(len(batch))
+                update(len(batch))
         return [self._images[order.image_key] for order in orders]
 
     def _order(self, conditioning: Conditioning, settings: Settings, seed: int) -> _Order:

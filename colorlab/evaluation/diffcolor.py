@@ -19,7 +19,6 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from colorlab.color import CHROMATIC_COLORS, COLORS, delta_e_2000, rgb_to_lab
 from colorlab.colorizer import Colorizer
@@ -28,6 +27,7 @@ from colorlab.errors import ImageError
 from colorlab.evaluation.chroma import picture_ab
 from colorlab.evaluation.metrics import colorfulness
 from colorlab.evaluation.photographs import Photograph, color_to_gray, lightness_error
+from colorlab.evaluation.progress import progress
 from colorlab.evaluation.report import Estimate, Report, bootstrapped, proportion, ratio_of_means
 from colorlab.evaluation.scenes import held_out_scenes, scene_gray
 from colorlab.images import load_image, to_uint8
@@ -78,14 +78,16 @@ def evaluate_diffcolor(
     """
     found = _Measured()
     pictures = [*_scenes(num_scenes), *map(_photograph, photographs)]
-    for conditioning, truth, scene in tqdm(pictures, desc="tuning", unit="picture", disable=None):
-        with warnings.catch_warnings():
-            # What they say is measured here.
-            warnings.simplefilter("ignore", TuningWarning)
-            tuning = colorizer.tune(conditioning, preset=preset).finish(progress=False)
-        _measure_tuning(tuning, truth, found)
-        if scene is not None:
-            _measure_edits(colorizer.with_adaptation(tuning.adaptation), conditioning, scene, found)
+    with progress("tuning", len(pictures), "picture") as update:
+        for conditioning, truth, scene in pictures:
+            with warnings.catch_warnings():
+                # What they say is measured here.
+                warnings.simplefilter("ignore", TuningWarning)
+                tuning = colorizer.tune(conditioning, preset=preset).finish(progress=False)
+            _measure_tuning(tuning, truth, found)
+            if scene is not None:
+                _measure_edits(colorizer.with_adaptation(tuning.adaptation), conditioning, scene, found)
+            update(1)
     plan = "its own plan" if isinstance(preset, TuningPlan) else preset
     title = f"DiffColor on {num_scenes} scenes and {len(pictures) - num_scenes} photographs, preset {plan}"
     return Report(title, tuple(_rows(found)), {"scenes": num_scenes, "photographs": len(pictures) - num_scenes})

@@ -17,7 +17,6 @@ from itertools import count, islice, pairwise
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from colorlab.color import delta_e_2000, lightness_to_gray, rgb_to_lab
 from colorlab.colorizer import Colorizer
@@ -26,6 +25,7 @@ from colorlab.errors import RangeError
 from colorlab.evaluation.batches import PictureMaker
 from colorlab.evaluation.metrics import mean_chroma
 from colorlab.evaluation.object_points import object_points
+from colorlab.evaluation.progress import progress
 from colorlab.evaluation.report import Estimate, Report, bootstrapped, ratio_of_means
 from colorlab.images import load_image
 from colorlab.settings import Settings
@@ -75,13 +75,13 @@ def evaluate_flicker(color: ColorClip, num_clips: int, *, num_frames: int = 8, s
     if num_clips < 1 or num_frames < 2:
         raise RangeError(f"{num_clips} clips of {num_frames} frames are asked for; expected at least 1 of at least 2.")
     found: dict[str, list[_Measured]] = {way: [] for way in ("truth", *WAYS)}
-    with tqdm(total=num_clips * len(WAYS), desc="clips", unit="clip", leave=False, disable=None) as bar:
+    with progress("clips", num_clips * len(WAYS), "clip") as update:
         for clip in islice(_held_out_clips(num_frames, size_px), num_clips):
             found["truth"].append(_measure(clip, [frame.image for frame in clip]))
             grays, prompt = [_gray(frame) for frame in clip], caption(clip[0], "complete", seed=0)
             for way in WAYS:
                 found[way].append(_measure(clip, color(grays, prompt, way)))
-                bar.update()
+                update(1)
     details = {"clips": num_clips, "frames": num_frames, "size_px": size_px}
     return Report(f"Flicker on {num_clips} held-out clips of {num_frames} frames", tuple(_rows(found)), details)
 

@@ -3,8 +3,8 @@
 from itertools import islice
 
 import numpy as np
-import tqdm
 
+from colorlab.evaluation.progress import progress
 from colorlab.evaluation.report import Report, bootstrapped, check_number, proportion
 from colorlab.evaluation.scenes import held_out_scenes, scene_conditioning
 from colorlab.segmentation import Segmenter, Target
@@ -29,17 +29,19 @@ def evaluate_masks(segmenter: Segmenter, num_scenes: int, *, size_px: int = 128)
     """
     check_number(num_scenes)
     named, others, together, found = [], [], [], 0
-    for scene in tqdm.tqdm(islice(held_out_scenes("complete", size_px), num_scenes), total=num_scenes, disable=None):
-        targets = [Target(f"{instance.color} {instance.kind}") for instance in scene.instances]
-        masks = segmenter.segment(scene_conditioning(scene, "complete"), targets)
-        truth = [instance.mask for instance in scene.instances]
-        own = [intersection_over_union(mask, true) for mask, true in zip(masks, truth, strict=True)]
-        named += own
-        found += sum(value >= 0.5 for value in own)
-        if len(truth) > 1:
-            moved = [*truth[1:], truth[0]]
-            others += [intersection_over_union(mask, true) for mask, true in zip(masks, moved, strict=True)]
-        together.append(intersection_over_union(np.any(masks, axis=0), np.any(truth, axis=0)))
+    with progress("masks", num_scenes, "scene") as update:
+        for scene in islice(held_out_scenes("complete", size_px), num_scenes):
+            targets = [Target(f"{instance.color} {instance.kind}") for instance in scene.instances]
+            masks = segmenter.segment(scene_conditioning(scene, "complete"), targets)
+            truth = [instance.mask for instance in scene.instances]
+            own = [intersection_over_union(mask, true) for mask, true in zip(masks, truth, strict=True)]
+            named += own
+            found += sum(value >= 0.5 for value in own)
+            if len(truth) > 1:
+                moved = [*truth[1:], truth[0]]
+                others += [intersection_over_union(mask, true) for mask, true in zip(masks, moved, strict=True)]
+            together.append(intersection_over_union(np.any(masks, axis=0), np.any(truth, axis=0)))
+            update(1)
     rows = (
         bootstrapped("mask and named object: mean intersection over union", named, at_least=0.6),
         bootstrapped("  with another object of the scene", others),
