@@ -118,6 +118,10 @@ def tokens_between(offsets: Sequence[tuple[int, int]], start: int, end: int) -> 
     return tuple(index for index, (first, last) in enumerate(offsets) if first < end and last > start)
 
 
+_NUM_WORDS_SHOWN = 6
+"""How many of the last words that a model reads of a long text are told."""
+
+
 def _notes(text: str, tokenizer: Any, max_length: int) -> tuple[str, ...]:
     """Say what of the text does not reach the model."""
     notes = []
@@ -128,7 +132,7 @@ def _notes(text: str, tokenizer: Any, max_length: int) -> tuple[str, ...]:
     room = max_length - 2
     name = repr(text if len(text) <= 40 else text[:40] + "...")
     if len(ids) > room:
-        kept = tokenizer.decode(ids[:room])[-40:].strip()
+        kept = " ".join(tokenizer.decode(ids[:room]).split()[-_NUM_WORDS_SHOWN:])
         notes.append(
             f"The text {name} has {len(ids)} tokens and this model reads {room}: "
             f"what follows {kept!r} is ignored; shorten it."

@@ -187,7 +187,8 @@ def test_a_long_prompt_is_colorized_and_said_to_be_cut(
     model: str, gray: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert colorize(gray, "-o", tmp_path / "out.png", "-m", model, "--steps", 1, "-p", "red car " * 250) == 0
-    assert "tokens" in error_of(capsys)
+    assert "tokens" in (said := error_of(capsys))
+    assert said.split("what follows '")[1].startswith(("red ", "car "))
 
 
 @pytest.fixture
@@ -418,6 +419,8 @@ def test_the_lab_passes_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert commands[0] == commands[-1]
     assert commands[0][:3] == [sys.executable, "-m", "jupyterlab"]
     assert {"--no-browser", "--port=9999"} <= set(commands[0])
+    assert cli.main(["lab", "--help"]) == 0
+    assert "--help" in commands[-1]
 
 
 def test_the_process_ends_with_the_code_and_a_clean_stderr(tmp_path: Path) -> None:
