@@ -102,8 +102,8 @@ def read_tuning(path: str | Path) -> StoredTuning:
         RunFileError: the file is missing, damaged, or no tuning.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise RunFileError(_why_absent(path))
+    if path.suffix == ADAPTATION_SUFFIX or not path.is_file():
+        raise RunFileError(_why_none(path))
     archive = read_archive(path)
     values = archive.content.get(_TABLE)
     if not isinstance(values, dict):
@@ -127,12 +127,12 @@ def read_tuning(path: str | Path) -> StoredTuning:
         raise RunFileError(f"{str(path)!r} is damaged ({type(error).__name__}: {error}); use another copy.") from error
 
 
-def _why_absent(path: Path) -> str:
-    """Say what to do where there is no file of a tuning: it may be over, and its result lie beside it."""
+def _why_none(path: Path) -> str:
+    """Say what to do where a path leads to no tuning: it may be over, and its result lie there or beside it."""
     made = path.with_suffix(ADAPTATION_SUFFIX) if path.name else path
     if made.is_file():
         return (
-            f"There is no tuning {str(path)!r} to go on with, but {str(made)!r}, what it made: it is finished; color "
+            f"There is no tuning {str(path)!r} to go on with: {str(made)!r} is what it made, so it is finished; color "
             "with that, by colorizer.with_adaptation(...) or colorlab colorize --adaptation."
         )
     return (

@@ -217,8 +217,9 @@ def test_files_that_are_no_tuning_or_of_other_weights_are_refused(tuning, colori
     with pytest.raises(RunFileError, match=r"There is no tuning .*dog\.tuning"):
         colorizer.resume_tuning(tmp_path / "dog.tuning")
     (tmp_path / "dog.safetensors").write_bytes(b"")
-    with pytest.raises(RunFileError, match=r"dog\.safetensors', what it made: it is finished"):
-        colorizer.resume_tuning(tmp_path / "dog.tuning")
+    for name in ("dog.tuning", "dog.safetensors"):
+        with pytest.raises(RunFileError, match=r"dog\.safetensors' is what it made, so it is finished"):
+            colorizer.resume_tuning(tmp_path / name)
     with pytest.raises(RunFileError, match=r"ends in \.tuning"):
         tuning.save(tmp_path / "cat.pt")
     with pytest.raises(RunFileError, match="There is no folder"):
