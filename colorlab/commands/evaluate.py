@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from colorlab.colorizer import Colorizer
 from colorlab.commands.catalog import load_colorizer
-from colorlab.commands.files import check_writable
+from colorlab.commands.files import writable_folder
 from colorlab.commands.problems import BadUsageError, as_bad_usage
 from colorlab.conditioning import Conditioning
 from colorlab.data import data_folder
@@ -82,27 +82,31 @@ def evaluate_model(
     with as_bad_usage():
         given = {name: value for name, value in settings.items() if value is not None}
         Settings(**given)
-    if out is not None:
-        check_writable(out.parent)
-        if out.is_dir():
-            raise BadUsageError(f"{out} is a folder; name a file with -o.")
-    photographs = [] if images is None else load_folder(images, limit=limit)
-    folder = _clip_folder(model)
-    if folder is not None:
-        report = evaluate_clip(folder, num_scenes or 0, [p.image for p in photographs], [p.label for p in photographs])
-        text = report.to_json()
-        if not as_json:
-            print(report.to_table())
-    else:
-        colorizer = load_colorizer(model, device=device)
-        in_force = colorizer.settings.replace(**given)
-        measured = _reports(colorizer, in_force, num_scenes, num_clips, protocol, photographs, uses_labels)
-        reports = list(measured if as_json else print_tables(colorizer, in_force, measured))
-        text = to_json(colorizer, in_force, reports)
-    if as_json:
-        print(text)
-    if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
+    if out is not None and out.is_dir():
+        raise BadUsageError(f"{out} is a folder; name a file with -o.")
+    with nullcontext() if out is None else writable_folder(out.parent):
+        photographs = [] if images is None else load_folder(images, limit=limit)
+        folder = _clip_folder(model)
+        if folder is not None:
+            text = _measure_clip(folder, num_scenes or 0, photographs, as_json=as_json)
+        else:
+            colorizer = load_colorizer(model, device=device)
+            in_force = colorizer.settings.replace(**given)
+            measured = _reports(colorizer, in_force, num_scenes, num_clips, protocol, photographs, uses_labels)
+            reports = list(measured if as_json else print_tables(colorizer, in_force, measured))
+            text = to_json(colorizer, in_force, reports)
+        if as_json:
+            print(text)
+        if out is not None:
+            out.write_text(text + "\n", encoding="utf-8")
+
+
+def _measure_clip(folder: Path, num_scenes: int, photographs: Sequence[Photograph], *, as_json: bool) -> str:
+    """Measure the family's CLIP, print its table unless JSON is wanted, and return the JSON."""
+    report = evaluate_clip(folder, num_scenes, [one.image for one in photographs], [one.label for one in photographs])
+    if not as_json:
+        print(report.to_table())
+    return report.to_json()
 
 
 def _reports(

@@ -394,8 +394,15 @@ def test_evaluate_without_pictures(
     words: list[str], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["evaluate", model, *words]) == 1
+    assert cli.main(["evaluate", model, *words, "-o", "a/b/figures.json"]) == 1
     error_of(capsys)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_command_that_fails_leaves_no_folders(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert colorize(tmp_path / "none.png", "-o", tmp_path / "y" / "z" / "x.png", "-m", model) == 1
+    error_of(capsys)
+    assert not (tmp_path / "y").exists()
 
 
 def test_the_lab_opens_on_the_tour_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
