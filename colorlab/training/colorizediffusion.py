@@ -76,6 +76,9 @@ GROUNDING_WEIGHT = 1.0
 """Weight of `grounding_loss`. Ours."""
 KIND_WEIGHT = 0.3
 """Weight of `KindReader`'s loss. Ours."""
+GUIDANCE_SCALE = 2.5
+"""Guidance by the exemplar that the Attention model is exported with. Ours: above it colors get no truer, and saturated
+ones have edges where the sketch has none."""
 MIN_VARIANCE = 1e-6
 """Least variance of what the first hint is compared with. Ours; that of a trained UNet is above it by far."""
 
@@ -287,7 +290,8 @@ class ColorizeDiffusionRecipe:
             own[EXEMPLAR_ENCODER] = self.edited.encoder
         else:
             shared[EXEMPLAR_ENCODER] = f"{beside}{EXEMPLAR_ENCODER}"
-        export_model(folder, method="colorizediffusion", own=own, shared=shared, settings={}, card=told)
+        settings = {"guidance_scale": GUIDANCE_SCALE} if self._reads_patches else {}
+        export_model(folder, method="colorizediffusion", own=own, shared=shared, settings=settings, card=told)
 
     def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:
         """Color the sketches of a few held-out scenes like rearranged ones; exemplar and truth stand last."""
