@@ -155,6 +155,21 @@ class Conditioning:
         parts += [f"{count} {name}" for name, count in counts.items() if count]
         return f"Conditioning({', '.join(parts)})"
 
+    @property
+    def subject(self) -> str:
+        """Say at a glance what is given beside pictures, such as "'a red car', edits: the blue car, 2 strokes"."""
+        parts = [repr(self.prompt)] if self.prompt else []
+        parts += [self.in_words(name) for name in ("manipulations", "strokes", "masks") if getattr(self, name)]
+        return ", ".join(parts) or "''"
+
+    def in_words(self, name: str) -> str:
+        """Say what one of manipulations, strokes and masks holds: texts of the edits, a number of the others."""
+        value = getattr(self, name)
+        if name == "manipulations" and value:
+            return f"edits: {'; '.join(one.target_text for one in value)}"
+        noun = {"manipulations": "edits"}.get(name, name)
+        return f"no {noun}" if not value else f"{len(value)} {noun if len(value) > 1 else noun[:-1]}"
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Conditioning.from_json, (self.to_json(),)
 

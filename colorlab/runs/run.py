@@ -167,7 +167,7 @@ class Run(RunQueries, Keeping):
     @property
     def subject(self) -> str:
         """Say what makes this run different from others at a glance."""
-        return f"{self.conditioning.prompt!r}, seed {self.settings.seed}"
+        return f"{self.conditioning.subject}, seed {self.settings.seed}"
 
     def changes_from(self, other: "Run", step: int) -> tuple[str, ...]:
         """Say what is in force at a step here and not in another run, beside what `subject` says.

@@ -69,6 +69,30 @@ def test_every_tool_leaves_page_and_kernel_the_same(lab, open_notebook):
     assert painter.notebook.errors == []
 
 
+def test_a_narrow_column_shows_the_whole_picture_and_takes_strokes_where_they_are_drawn(lab, open_notebook):
+    narrow = "painter.detach_panel(); painter.layout.width = '300px'"
+    painter = open_painter(lab, open_notebook, "narrow.ipynb", narrow)
+    box = painter.layer.bounding_box()
+    assert (box["width"], box["height"]) == (pytest.approx(296, abs=1), pytest.approx(222, abs=1))
+    canvas = painter.page.evaluate(
+        "() => { const {width, height} = document.querySelector('.colorlab-pointer').parentElement"
+        ".querySelector(':scope > canvas').getBoundingClientRect(); return [width, height]; }"
+    )
+    assert canvas == [pytest.approx(box["width"]), pytest.approx(box["height"])]
+    assert not painter.page.evaluate(
+        "() => [...document.querySelectorAll('.jp-OutputArea .widget-box:has(.colorlab-pointer)')]"
+        ".some(each => each.scrollWidth > each.clientWidth)"
+    ), "nothing is cut off"
+    painter.drag([(8, 8), (120, 88)])
+    assert np.allclose(painter.check("painted from corner to corner")[0].points[-1], (120, 88), atol=0.5)
+    painter.press("+")
+    painter.press("+")
+    painter.wait_for_view(1.56)
+    painter.drag([(50, 40), (80, 44)])
+    assert np.allclose(painter.strokes()[-1].points[0], (50, 40), atol=0.4)
+    assert painter.notebook.errors == []
+
+
 def test_colors_come_from_wheel_eyedropper_and_field(lab, open_notebook):
     painter = open_painter(lab, open_notebook, "colors.ipynb")
     painter.page.mouse.move(*painter.place((100, 60)))

@@ -311,7 +311,7 @@ def test_the_screen_decides_the_resolution_and_the_view_what_is_seen(page: Page)
     assert (canvas.widget.width, canvas.widget.height) == (512, 384)
     page.layer.pixel_ratio = 2.0
     assert (canvas.widget.width, canvas.widget.height) == (1024, 768)
-    assert (canvas.widget.layout.width, canvas.widget.layout.height) == ("512px", "384px")
+    assert page.painter._stage.layout.max_width == "512px"
     assert canvas.shown.scale == 16.0
     page.layer.view = [4.0, 16.0, 12.0]
     assert page.layer.painted_view == [4.0, 16.0, 12.0]
@@ -327,7 +327,7 @@ def test_a_picture_of_another_size_starts_an_empty_drawing(page: Page) -> None:
     page.painter.picture = np.zeros((100, 50, 3), dtype=np.uint8)
     assert page.painter.strokes == Strokes()
     assert page.painter._canvas.shown.stage_size == (512, 256)
-    assert (page.layer.stage_size, page.painter._stage.layout.width) == ([512, 256], "256px")
+    assert (page.layer.stage_size, page.painter._stage.layout.max_width) == ([512, 256], "256px")
 
 
 def test_bad_input_is_told() -> None:

@@ -129,6 +129,34 @@ def test_edits_are_added_changed_reordered_and_taken_out(model):
     assert "is to erase its anchor (enhance), but has none" in view.caption.value
 
 
+def test_an_edit_acts_where_its_anchor_is_unless_another_place_or_everything_is_written(model):
+    view = TextEditsView(model)
+    view.order[0].click()
+    where = view.texts["control_text"]
+
+    def control():
+        done(model)
+        return model.conditioning.manipulations[2].control_text
+
+    assert (control(), where.value) == ("", "")
+    assert view.matrix.unread == [0, 1, 2, 3], "thresholds mean nothing without a place"
+    view.texts["anchor_text"].value = "the red car"
+    assert (control(), where.value) == ("the red car", "")
+    assert view.matrix.unread == [0]
+    view.texts["anchor_text"].value = "the car"
+    assert (control(), where.value) == ("the car", "")
+    where.value = "the tree"
+    assert (control(), where.value) == ("the tree", "the tree")
+    where.value = "everything"
+    assert (control(), where.value) == ("", "everything")
+    assert view.matrix.unread == [0, 1, 2, 3]
+    where.value = ""
+    assert (control(), where.value) == ("the car", "")
+    view.mode.value = "published"
+    done(model)
+    assert view.matrix.unread == []
+
+
 def test_the_published_weights_are_one_choice_away(model):
     view = TextEditsView(model)
     done(model)

@@ -21,9 +21,9 @@ from pages import confirm, number_of_widgets, send
 from PIL import Image
 from tiny import tiny_colorizer, tiny_ctrlcolor, tiny_picture
 
-from colorlab.conditioning import Conditioning
+from colorlab.conditioning import Conditioning, Manipulation
 from colorlab.exhibits import Exhibit
-from colorlab.strokes import Stroke
+from colorlab.strokes import Stroke, Strokes
 
 
 @pytest.fixture
@@ -205,6 +205,23 @@ class TestBranchTree:
         assert ran.run is first
         assert [row["is_current"] for row in view.page.rows] == [True, False]
         assert decoded(view.page.thumbnails[0]).shape == first.image.shape
+
+    def test_fresh_runs_say_which_edits_and_strokes_they_have_and_what_is_set_otherwise(self, ran):
+        view = BranchTree(ran)
+        subject = ran.run.subject
+        stroke = Stroke([(2, 2), (9, 9)], (200, 40, 40), 2.0)
+        edits = (Manipulation("the blue flower", 8.0, anchor_text="the red flower"),)
+        ran.conditioning = ran.conditioning.replace(strokes=Strokes([stroke, stroke]), manipulations=edits)
+        ran.settings = ran.settings.replace(guidance_scale=3.0)
+        ran.colorize()
+        done(ran)
+        changes = [row["change"] for row in view.page.rows]
+        words, _, seed = subject.rpartition(", ")
+        assert changes == [subject, f"{words}, edits: the blue flower, 2 strokes, {seed}, guidance scale 3.0"]
+        ran.conditioning = ran.conditioning.replace(strokes=Strokes([stroke]), manipulations=())
+        ran.branch(1)
+        done(ran)
+        assert view.page.rows[-1]["change"] == "from step 1: 1 stroke, no edits"
 
     def test_runs_are_renamed_and_pruned_from_the_page(self, ran):
         view = BranchTree(ran)

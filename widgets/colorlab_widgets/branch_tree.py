@@ -56,6 +56,7 @@ class BranchTree(View):
         ordered = _depth_first(taken)
         places = {run: index for index, (run, _) in enumerate(ordered)}
         rows = []
+        fresh: Run | None = None
         for run, depth in ordered:
             name, fork = taken[run]
             parent = fork.parent if fork is not None and fork.parent in places else None
@@ -65,13 +66,14 @@ class BranchTree(View):
                     "depth": depth,
                     "parent": places[parent] if parent is not None else -1,
                     "progress": "" if run.is_finished else run.progress,
-                    "change": _change(parent, run)
-                    if fork is None
+                    "change": _told_fresh(fresh, run)
+                    if parent is None or fork is None
                     else f"from step {fork.step_index}: {_change(parent, run)}",
                     "subject": run.subject,
                     "is_current": run is self.model.run,
                 }
             )
+            fresh = run if parent is None else fresh
         self._thumbnails = {run: png for run, png in self._thumbnails.items() if run in taken}
         with self.page.hold_sync():
             self.page.thumbnails = [self._thumbnails.get(run, b"") for run, _ in ordered]
@@ -113,10 +115,15 @@ def _depth_first(taken: dict[Run, Any]) -> list[tuple[Run, int]]:
     return found
 
 
-def _change(parent: Run | None, run: Run) -> str:
-    """Say in a few words how a run differs from its parent; of a fresh one, what it was given."""
-    if parent is None:
-        return run.subject
+def _told_fresh(before: Run | None, run: Run) -> str:
+    """Say what a run was given that begins at noise, and which settings the fresh run before it did not have."""
+    return ", ".join(
+        [run.subject, *(_set(before.settings.replace(seed=run.settings.seed), run.settings) if before else ())]
+    )
+
+
+def _change(parent: Run, run: Run) -> str:
+    """Say in a few words how a run differs from its parent."""
     parts = [*_given(parent.conditioning, run.conditioning), *_set(parent.settings, run.settings)]
     if [repr(edit) for edit in run.segments[-1].edits] != [repr(edit) for edit in parent.segments[-1].edits]:
         parts += [repr(edit) for edit in run.segments[-1].edits] or ["no edits"]
@@ -132,7 +139,7 @@ def _given(old: Conditioning, new: Conditioning) -> list[str]:
             if isinstance(value, str):
                 words.append(f"{field.name.replace('_', ' ')} {value!r}")
             elif field.name in ("strokes", "masks", "manipulations"):
-                words.append(f"{len(value)} {field.name}")
+                words.append(new.in_words(field.name))
             else:
                 words.append(f"{'no' if value is None else 'another'} {field.name.replace('_', ' ')}")
     return words

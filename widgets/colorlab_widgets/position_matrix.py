@@ -26,6 +26,9 @@ class PositionMatrix(PageView):
     relative = traitlets.List(help="Place of each similarity between the least and the most, [0, 1]").tag(sync=True)
     weights = traitlets.List(help="Position weight of each patch").tag(sync=True)
     thresholds = traitlets.List([0.5, 0.55, 0.65, 0.95], help="Four, rising within [0, 1]").tag(sync=True)
+    unread = traitlets.List([], help="Indexes of the thresholds that mean nothing here, gray; all: none moves").tag(
+        sync=True
+    )
     shown = traitlets.Enum(("weights", "similarity"), "weights", help="What colors the cells").tag(sync=True)
 
     @traitlets.default("_css")

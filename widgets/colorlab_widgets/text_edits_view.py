@@ -26,8 +26,15 @@ _NEW = Manipulation("blue", 8.0)
 _TEXTS = {
     "target_text": ("to", "the blue car", "What is wanted"),
     "anchor_text": ("from", "the red car", "What is there and is taken away; empty for nothing"),
-    "control_text": ("where", "the red car", "What the exemplar shows there; empty for everywhere"),
+    "control_text": (
+        "where",
+        "as from; or everything",
+        "What the exemplar shows where the edit acts; empty for the same as from, everything for the whole exemplar",
+    ),
 }
+_EVERYTHING = "everything"
+# Of the four thresholds: corrected weights begin at the second.
+_UNREAD = {"corrected": [0], "published": []}
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +138,15 @@ class TextEditsView(View):
 
     def _put(self, name: str) -> Callable[[Any], None]:
         """Return what puts a control's value into one field of the edit that is shown."""
-        return lambda change: self._change(**{name: change.new})
+        if name not in ("anchor_text", "control_text"):
+            return lambda change: self._change(**{name: change.new})
+        return lambda change: self._put_place()
+
+    def _put_place(self) -> None:
+        """Let the edit act on what it takes away, unless another place is written."""
+        anchor, where = (self.texts[name].value.strip() for name in ("anchor_text", "control_text"))
+        control = "" if where == _EVERYTHING else where or anchor
+        self._change(anchor_text=anchor, control_text=control)
 
     def _change(self, **fields: Any) -> None:
         """Change fields of the edit that is shown; what cannot be is told, and the controls go back."""
@@ -208,7 +223,7 @@ class TextEditsView(View):
             if is_chosen:
                 one = self.manipulations[index]
                 for name, field in self.texts.items():
-                    field.value = getattr(one, name)
+                    field.value = _where(one) if name == "control_text" else getattr(one, name)
                 self.scale.value = min(max(one.target_scale, self.scale.min), self.scale.max)
                 self.enhance.value = one.enhance
                 self.matrix.thresholds = list(one.thresholds)
@@ -268,15 +283,15 @@ class TextEditsView(View):
                 done = self.method.position_weights.apply(
                     encoded.tokens, edits[: index + 1], self.model.settings, polarity=polarity
                 )[1]
-                self._show_matrix(done[index])
+                self._show_matrix(done[index], has_place=edits[index].control is not None)
             else:
                 values = self.method.global_manipulation.apply(encoded.tokens[:, :1], edits)[1][index]
                 self.projections.bars = _bars(values)
                 self.caption.value = "Only the class token is read: the edit acts on the whole picture."
         self.elapsed_ms = 1000 * (time.perf_counter() - began_s)
 
-    def _show_matrix(self, edit: LocalEdit) -> None:
-        """Put numbers of one local edit into the matrix."""
+    def _show_matrix(self, edit: LocalEdit, *, has_place: bool) -> None:
+        """Put numbers of one local edit into the matrix; thresholds count where it acts at a place alone."""
         weights = edit.weights[0, :, 0].float().nan_to_num()
         relative = relative_similarity(edit.similarity)[0, :, 0].float().nan_to_num()
         side = round(len(weights) ** 0.5)
@@ -284,6 +299,7 @@ class TextEditsView(View):
             self.matrix.rows = self.matrix.columns = side
             self.matrix.similarity = edit.similarity[0, :, 0].float().tolist()
             self.matrix.relative = relative.tolist()
+            self.matrix.unread = _UNREAD[self.mode.value] if has_place else list(range(4))
             self.matrix.weights = weights.tolist()
         up, down = int((weights > 0).sum()), int((weights < 0).sum())
         self.caption.value = (
@@ -294,6 +310,11 @@ class TextEditsView(View):
         """Stop following the model, and let the tokens go."""
         self._encoded = None
         super().close()
+
+
+def _where(one: Manipulation) -> str:
+    """Return what stands in the field where: nothing for the place of the anchor."""
+    return "" if one.control_text == one.anchor_text else one.control_text or _EVERYTHING
 
 
 def _bars(projections: torch.Tensor) -> list[dict[str, Any]]:

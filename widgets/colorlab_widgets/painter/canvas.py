@@ -121,7 +121,9 @@ class PainterCanvas:
 
     def __init__(self, shown: Shown) -> None:
         self.shown = shown
-        self.widget = MultiCanvas(len(LAYERS), layout=Layout(grid_area="1 / 1 / 2 / 2", margin="0"))
+        self.widget = MultiCanvas(
+            len(LAYERS), layout=Layout(grid_area="1 / 1 / 2 / 2", margin="0", width="100%", height="auto")
+        )
         self._layers = {name: self.widget[index] for index, name in enumerate(LAYERS)}
         # Bitmaps at the resolution of their pictures, and the opaque strokes: canvases that are drawn from, not shown.
         self._bitmaps = {name: _Bitmap() for name in ("picture", "result")}
@@ -164,8 +166,6 @@ class PainterCanvas:
         for canvas in (self.widget, self._opaque):
             for name, value in pixels.items():
                 setattr(canvas, name, value)
-        layout = self.widget.layout
-        layout.width, layout.height = f"{width}px", f"{height}px"
 
     def _paint(self, layer: str, *, is_appended: bool = False) -> None:
         """Paint one layer."""

@@ -95,7 +95,13 @@ class StrokePainter(PainterState, VBox):
             radius_range=list(radius_range),
             layout=Layout(grid_area="1 / 1 / 2 / 2"),
         )
-        self._stage = GridBox([self._canvas.widget, self._layer], layout=Layout(overflow="hidden", margin="2px"))
+        # As wide as there is room beside its margin, and no wider than `max_px` allows.
+        self._stage = GridBox(
+            [self._canvas.widget, self._layer],
+            layout=Layout(
+                overflow="hidden", margin="2px", width="calc(100% - 4px)", grid_template_columns="minmax(0, 1fr)"
+            ),
+        )
         super().__init__(loaded, radius_px=radius_px, num_steps=num_steps)
         self.panel = self._controls.panel(self._wheel)
         self.children = [
@@ -230,13 +236,12 @@ class StrokePainter(PainterState, VBox):
 
     @observe("picture")
     def _show_picture(self, _: Any) -> None:
-        """Give stage and layers the shape of the picture."""
+        """Give stage and layers the shape of the picture; the page scales them where its column is narrower."""
         self._lightness = picture_lightness(self.picture)
         fit = self._max_px / max(self.size)
         self._canvas.show(picture=self.picture, fit=fit, view=View())
         height, width = self._canvas.shown.stage_size
-        for layout in (self._stage.layout, self._layer.layout):
-            layout.height, layout.width = f"{height}px", f"{width}px"
+        self._stage.layout.max_width = f"{width}px"
         layer = self._layer
         layer.stage_size, layer.fit, layer.view = [height, width], fit, [1.0, 0.0, 0.0]
 

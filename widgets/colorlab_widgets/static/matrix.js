@@ -2,13 +2,17 @@
 // Four lines between the dots are dragged.
 function component(view) {
   // Each handle has a row of its own below the dots, so that neighbours never cover each other.
-  const WIDE = 320, HIGH = 190, LEFT = 34, RIGHT = 10, TOP = 8, ROW = 13, BOTTOM = 4 * ROW + 6, GAP = 0.01;
+  const WIDE = 320, HIGH = 222, LEFT = 34, RIGHT = 10, TOP = 22, ROW = 13, TITLE = 16, BOTTOM = 4 * ROW + 6 + TITLE, GAP = 0.01;
   const image = h("img", { class: "colorlab-layer", alt: "", draggable: "false" });
   const cells = h("svg", { class: "colorlab-layer colorlab-cells", preserveAspectRatio: "none" });
   const label = h("div", { class: "colorlab-label" });
   const frame = h("div", { class: "colorlab-picture colorlab-matrix", role: "img" }, image, cells, label);
   const dots = h("g");
-  const plot = h("svg", { class: "colorlab-path colorlab-dots", viewBox: `0 0 ${WIDE} ${HIGH}` }, dots);
+  const titles = [
+    h("text", { x: 4, y: 13 }, "weight of each patch"),
+    h("text", { x: WIDE - RIGHT, y: HIGH - 4, "text-anchor": "end" }, "similarity: least 0, most 1"),
+  ];
+  const plot = h("svg", { class: "colorlab-path colorlab-dots", viewBox: `0 0 ${WIDE} ${HIGH}` }, ...titles, dots);
   let places = view.get("thresholds").slice(), held = -1, pointed = -1;
   const tell = seldom((values) => view.send("move", { values }), 40);
 
@@ -45,12 +49,14 @@ function component(view) {
   };
   frame.addEventListener("pointerleave", () => point(-1));
 
+  const isFixed = () => view.get("unread").length === 4;
   const handles = [0, 1, 2, 3].map((index) => {
     const low = HIGH - BOTTOM + 4 + index * ROW;
     const line = h("line", { y1: TOP, y2: low, class: "colorlab-threshold" });
     const grip = h("rect", { y: low, width: 16, height: ROW - 2, rx: 3, class: "colorlab-grip" });
-    const handle = h("g", { class: "colorlab-handle", role: "slider", tabindex: "0", "aria-valuemin": "0", "aria-valuemax": "1" }, line, grip, h("title", {}, `Threshold ${index}: drag, or use the arrow keys`));
+    const handle = h("g", { class: "colorlab-handle", role: "slider", tabindex: "0", "aria-valuemin": "0", "aria-valuemax": "1" }, line, grip, h("title"));
     handle.addEventListener("pointerdown", (event) => {
+      if (isFixed()) return;
       held = index;
       handle.setPointerCapture(event.pointerId);
       event.preventDefault();
@@ -71,7 +77,7 @@ function component(view) {
     handle.addEventListener("pointercancel", drop);
     handle.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -0.01, ArrowDown: -0.01, ArrowRight: 0.01, ArrowUp: 0.01 }[event.key];
-      if (!step) return;
+      if (!step || isFixed()) return;
       move(index, places[index] + step);
       view.send("drop", { values: places.slice() });
       event.preventDefault();
@@ -114,6 +120,15 @@ function component(view) {
     if (held < 0) places = view.get("thresholds").slice();
     placeHandles();
   });
+  view.follow(["unread"], () =>
+    handles.forEach((handle, index) => {
+      const isUnread = view.get("unread").includes(index);
+      handle.classList.toggle("colorlab-unread", isUnread);
+      handle.setAttribute("aria-disabled", String(isFixed()));
+      const use = isFixed() ? "means nothing while the edit acts on everything" : isUnread ? "is not read by these weights; it only keeps the next one above it" : "drag, or use the arrow keys";
+      handle.querySelector("title").textContent = `Threshold ${index}: ${use}`;
+    }),
+  );
   view.follow(["weights", "relative", "similarity", "rows", "columns", "shown"], () => {
     drawCells();
     drawPlot();

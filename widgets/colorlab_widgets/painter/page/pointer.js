@@ -15,7 +15,7 @@ class PointerSheet {
     this.model = model;
     this.el = el;
     this.canvas = document.createElement("canvas");
-    this.canvas.style.cssText = "display:block; width:100%; height:100%; touch-action:none";
+    this.canvas.style.cssText = "position:absolute; inset:0; width:100%; height:100%; touch-action:none";
     el.append(this.canvas);
     el.classList.add("colorlab-pointer");
     el.tabIndex = 0;
@@ -23,7 +23,7 @@ class PointerSheet {
     el.title = model.get("hint");
     // JupyterLab leaves the keys of this element alone: "b" is the brush here, not a new cell.
     el.setAttribute("data-lm-suppress-shortcuts", "true");
-    Object.assign(el.style, { touchAction: "none", overflow: "hidden", cursor: "none", zIndex: 1 });
+    Object.assign(el.style, { position: "relative", touchAction: "none", overflow: "hidden", cursor: "none", zIndex: 1 });
 
     this.stage = new Stage(model, this.canvas);
     this.pen = new Pen(model, this.stage, this.canvas);

@@ -1,5 +1,5 @@
 // The stage: which part of the picture is seen, and where that lies on the page. Positions are (x, y) in image pixels;
-// "css" marks positions in CSS pixels from the stage's upper left corner.
+// "css" marks positions in CSS pixels from the stage's upper left corner, as they would be if it had all its room.
 
 const MAX_ZOOM = 32;
 
@@ -33,7 +33,7 @@ class Stage {
     return this.model.get("fit") * this.view.zoom; // CSS pixels for each image pixel
   }
   get size() {
-    return this.model.get("stage_size"); // (height, width) in CSS pixels
+    return this.model.get("stage_size"); // (height, width) in CSS pixels of a stage that has all the room it wants
   }
   get middle() {
     const [height, width] = this.size;
@@ -79,9 +79,11 @@ class Stage {
     const [zoom, left, top] = this.model.get("painted_view");
     const { view, scale } = this;
     const factor = view.zoom / zoom;
-    const shift = [(left - view.left) * scale, (top - view.top) * scale];
+    const [height, width] = this.size;
+    // In shares of the canvas, which is smaller than the stage where its column is narrow.
+    const shift = [((left - view.left) * scale) / width, ((top - view.top) * scale) / height];
     below.style.transformOrigin = "0 0";
     below.style.transform = factor === 1 && !shift[0] && !shift[1]
-      ? "" : `translate(${shift[0]}px, ${shift[1]}px) scale(${factor})`;
+      ? "" : `translate(${100 * shift[0]}%, ${100 * shift[1]}%) scale(${factor})`;
   }
 }
