@@ -155,6 +155,7 @@ def strokes(studio: StudioPage) -> tuple[list[float], ...]:
     """Paint strokes in live mode; return times of previews, finished pictures and the CPU, in milliseconds."""
     page = studio.page
     studio.kernel("model.is_live = True")
+    page.locator(".widget-toggle-button", has_text="Brush").click()
     previews, full, spent = [], [], []
     for number in range(NUM_STROKES):
         before = studio.value("len(model.tree)")

@@ -144,6 +144,27 @@ def test_every_tab_is_readable_in_both_themes(studio, tmp_path):
 
 
 @pytest.mark.timeout(900)
+def test_the_picture_is_whole_beside_the_file_browser(studio):
+    page = studio.page
+    room = page.locator(".colorlab-whole").bounding_box()["width"]
+    page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+    page.wait_for_timeout(1000)
+    assert page.locator(".colorlab-whole").bounding_box()["width"] < room - 150, "the file browser is open"
+    cut = """() => {
+        const around = [];
+        let each = document.querySelector('.colorlab-whole .colorlab-pointer').parentElement;
+        for (; !each.matches('.colorlab-whole'); each = each.parentElement)
+            if (each.scrollWidth > each.clientWidth) around.push([each.className, each.scrollWidth, each.clientWidth]);
+        return around;
+    }"""
+    assert page.evaluate(cut) == []
+    page.locator(".widget-toggle-button", has_text="Look").click()
+    studio.drag([(100, 40), (100, 40)])
+    studio.wait_until(lambda: studio.value("model.pixel") == [100, 40], "the pixel that was clicked is marked")
+    assert studio.notebook.errors == []
+
+
+@pytest.mark.timeout(900)
 def test_every_control_is_reached_by_tab_and_shows_it(studio):
     missed, unseen = [], []
     for tab in ("Paint", *studio.value("list(studio.views)")):

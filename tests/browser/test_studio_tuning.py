@@ -67,7 +67,7 @@ def test_a_tuning_is_prepared_stopped_resumed_and_rolled_back(lab, open_notebook
 
     # A slider for each token of the target; drawing them changed nothing, and none of them needs tuning.
     etas = panel.locator(".widget-slider")
-    words = ["eta", "a", "photo", "of", "a", "red", "ball", "the rest"]
+    words = ["eta", "a 1", "photo", "of", "a 2", "red", "ball", "the rest"]
     assert etas.locator(".widget-label").all_inner_texts() == words
     assert "embedding_path" not in studio.value("dict(model.settings.mechanisms)")
     handle = etas.nth(5).locator(".noUi-handle")
@@ -97,6 +97,8 @@ def test_a_tuning_is_prepared_stopped_resumed_and_rolled_back(lab, open_notebook
     assert panel.locator(".colorlab-words th").all_inner_texts() == ["context", "target", "moved", "cosine"]
 
     # Curves and checkpoints are drawn in the page.
+    assert not panel.locator(".colorlab-chart").first.is_visible(), "what is done is folded away"
+    panel.get_by_text("Budget, curves and checkpoints").click()
     charts = panel.locator(".colorlab-chart")
     panel.locator(".colorlab-chip", has_text="1 colors").click()
     studio.wait_until(lambda: charts.count() == 4, "four charts of stage 1")

@@ -70,6 +70,17 @@ def test_words_and_settings_are_given_and_the_button_colorizes(studio):
     assert (studio.status.is_busy, studio.status.progress, studio.status.error) == (False, 1.0, "")
 
 
+def test_what_a_model_does_not_read_is_not_asked_for(studio):
+    sketched = Studio(tiny_colorizer(tiny_colorizediffusion()), Conditioning(sketch=np.ones((32, 32), np.float32)))
+    painted = Studio(tiny_colorizer(tiny_ctrlcolor()), Conditioning(gray=np.full((32, 32), 0.5)))
+    for each, words, tool in ((sketched, "none", "look"), (studio, None, "look"), (painted, None, "brush")):
+        assert [getattr(each.given, name).layout.display for name in ("prompt", "negative_prompt")] == [words, words]
+        assert each.painter._layer.tool == tool
+        assert each.painter._controls.tool.index == each.painter._layer.tool_index
+    sketched.close()
+    painted.close()
+
+
 def test_going_to_another_run_brings_back_what_it_was_given(studio):
     studio.given.colorize.click()
     done(studio)

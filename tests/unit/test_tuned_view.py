@@ -39,7 +39,7 @@ def in_force(view):
 
 
 def test_every_token_of_the_target_has_a_slider_and_moves_alone(view):
-    assert labels(view) == ["a", "photo", "of", "a", "blue", "cat", "the rest"]
+    assert labels(view) == ["a 1", "photo", "of", "a 2", "blue", "cat", "the rest"]
     blue, cat, rest = view.etas.tokens[4:]
     assert {slider.value for slider in (*view.etas.tokens, view.etas.all)} == {in_force(view)[0]} == {1.2}
     assert all("0 to 1.5" in slider.tooltip for slider in (*view.etas.tokens, view.etas.all))

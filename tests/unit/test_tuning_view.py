@@ -121,7 +121,9 @@ def test_started_it_goes_through_all_stages_and_colors_the_target(view, whole):
     model = view.model
     assert model.colorizer.method is not plain
     assert model.colorizer.method.adaptation.content_hash == whole.adaptation.content_hash
-    assert model.colorizer.method.adaptation.content_hash[:12] in view.in_force.value
+    assert "model tuned on 'a photo of a cat'" in view.in_force.value.replace(CONTEXT, "a photo of a cat")
+    assert model.colorizer.method.adaptation.content_hash[:12] in view.in_force.tooltip
+    assert view.details.selected_index is None, "what is done is folded away"
     assert model.run.is_finished
     assert (model.run.method, model.run.conditioning.prompt) == (model.colorizer.method, TARGET)
     expected = tiny_colorizer(tiny_diffcolor()).with_adaptation(whole.adaptation)
@@ -177,14 +179,30 @@ def test_a_checkpoint_is_chosen_and_rolled_back_to(view, whole):
     assert view.roll_back.disabled
     send(view.checkpoints, "select", index=1)
     assert not view.roll_back.disabled
+    assert view.details.selected_index is None
     view.roll_back.click()
     done(view)
+    assert view.details.selected_index == 0
     assert (tuning.num_iterations, tuning.stage) == (2, "contrastive")
     assert [name for name, _ in view.checkpoints.items] == ["0", "2"]
     assert view.curves.charts[0]["last"] == 2
     view.go_on.click()
     done(view)
     assert losses(tuning) == losses(whole)
+
+
+def test_a_warning_stays_until_what_it_is_about_is_taken_back(view):
+    prepared(view)
+    view.go_on.click()
+    done(view)
+    view.tuning.notice, view.tuning._noticed_at = "Stage 1's picture does not follow the gray one.", 3
+    for number in (5, 3):
+        view.tuning.roll_back(number)
+        done(view)
+        assert view.notice.value != "", number
+    view.tuning.roll_back(2)
+    done(view)
+    assert view.notice.value == ""
 
 
 def test_curves_are_those_of_the_rows_and_every_stage_can_be_looked_at(view):
@@ -323,6 +341,11 @@ def test_the_eta_sheet_is_made_step_by_step_and_can_be_stopped(view):
     done(view)
     assert list(view.tuning.sheet.pictures) == ["eta 0", "eta 0.3", "eta 0.6", "eta 0.9", "eta 1.2", "eta 1.5"]
     assert view.sheet.layout.display is None
+    margins = view.tuning.sheet.array
+    assert view.sheet.items[2][0] == f"eta 0.6, {margins[2]:.2f}"
+    assert len(view.sheet.images) == 6
+    send(view.sheet, "select", index=2)
+    assert view.model.settings.mechanisms["embedding_path"]["eta"] == 0.6
     view.etas.all.value = 0.35
     assert view.model.settings.mechanisms["embedding_path"]["eta"] == 0.35
 

@@ -19,7 +19,7 @@ from colorlab_widgets.mechanism_panel import Shown, register_exhibit_view, show_
 from colorlab_widgets.pictures import as_colors
 from pages import confirm, number_of_widgets, send
 from PIL import Image
-from tiny import tiny_colorizer, tiny_ctrlcolor, tiny_picture
+from tiny import tiny_colorizer, tiny_ctrlcolor, tiny_diffcolor, tiny_picture
 
 from colorlab.conditioning import Conditioning, Manipulation
 from colorlab.exhibits import Exhibit
@@ -51,6 +51,20 @@ def decoded(png):
 
 
 class TestStepPlayer:
+    def test_a_run_that_begins_at_a_picture_says_why_it_has_fewer_steps(self, model):
+        player = StepPlayer(model)
+        model.colorize()
+        done(model)
+        assert player.page.shortened == ""
+        model.close()
+        started = ViewModel(tiny_colorizer(tiny_diffcolor()), Conditioning(gray=tiny_picture(), prompt="a ball"))
+        page = StepPlayer(started).page
+        started.settings = started.settings.replace(num_inference_steps=5, strength=0.6)
+        started.colorize()
+        done(started)
+        assert (page.num_steps, page.shortened) == (3, "of 5, as strength 0.6 leaves the first ones out")
+        started.close()
+
     def test_the_buttons_of_the_page_step_rewind_and_play(self, model):
         page = StepPlayer(model).page
         send(page, "take_step")
@@ -282,8 +296,13 @@ class TestProvenanceView:
         done(ran)
         assert "calls" in view.cost.value
         assert not view.ask.disabled
+        assert view.cancel.disabled, "nothing runs"
+        offered = []
+        view.cancel.observe(lambda change: offered.append(not change.new), "disabled")
         view.ask.click()
         done(ran)
+        assert offered[0]
+        assert view.cancel.disabled
         expected = ran.run.study.provenance(pixel=(20.0, 11.0), fast=True, baseline=True, progress=False)
         assert [bar["name"] for bar in view.bars.bars] == list(expected.provenance["labels"])
         assert np.allclose([bar["value"] for bar in view.bars.bars], expected.array)

@@ -48,18 +48,20 @@ class EtaSliders(View):
         """Have one slider for each token of a target; none without one."""
         sliders: list[tuple[str, str, tuple[int, ...]]] = []
         if aligned is not None:
+            words = [word for *_, word in aligned.rows]
             sliders = [
                 (
-                    word,
+                    # The same word twice is numbered.
+                    word if words.count(word) == 1 else f"{word} {words[: place + 1].count(word)}",
                     f"Way of token {index} from {context!r} as tuned (0) to {word!r} (1), and beyond",
                     (index,),
                 )
-                for index, context, word in aligned.rows
+                for place, (index, context, word) in enumerate(aligned.rows)
             ]
             named = {index for index, _, _ in aligned.rows}
             rest = tuple(index for index in range(aligned.num_tokens) if index not in named)
-            words = "Way of start, end and padding, where the text encoder gathers the whole text"
-            sliders.append(("the rest", words, rest))
+            told = "Way of start, end and padding, where the text encoder gathers the whole text"
+            sliders.append(("the rest", told, rest))
         self._num_tokens = 0 if aligned is None else aligned.num_tokens
         self._positions = [positions for _, _, positions in sliders]
         shown = [(slider.description, slider.tooltip) for slider in self.tokens]

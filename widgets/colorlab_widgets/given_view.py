@@ -16,7 +16,7 @@ _FROM_PROMPT = ("prompt", "negative_prompt")
 
 
 class GivenView(View):
-    """Prompt and settings, in two rows.
+    """Prompt and settings, in two rows; a model that reads no words is not given any.
 
     Args:
         model: the view-model; its `conditioning`, `settings` and `is_live` are shown and set here.
@@ -41,6 +41,8 @@ class GivenView(View):
             self.settings[name].observe(self._put("settings", name), "value")
         for name in _FROM_PROMPT:
             getattr(self, name).observe(self._put("conditioning", name), "value")
+            # What the model does not read is not asked for.
+            getattr(self, name).layout.display = None if name in model.colorizer.method.fields_read() else "none"
         self.children = [
             row(self.prompt, self.colorize, self.is_live),
             row(self.negative_prompt, *self.settings.values()),
@@ -83,7 +85,7 @@ _SETTINGS_WORDS = {
         230,
         "Classifier-free guidance, 1 to 15, 1 is off: how strictly the words are followed",
     ),
-    "solver": ("solver", 44, 144, "How a step is taken"),
+    "solver": ("solver", 44, 164, "How a step is taken"),
     "seed": ("seed", 36, 118, "The noise a run starts from; the same seed gives the same picture"),
 }
 

@@ -51,6 +51,7 @@ class ProvenanceView(View):
         self.is_fast.observe(lambda change: self._plan(), "value")
         self.follow(("picture",), lambda: self.picture.show(model.picture), only_shown=True)
         self.follow(("pixel", "region", "run", "is_running"), self._plan, only_shown=True)
+        self.follow(("activity",), self._show_work)
 
     def _click(self, x: float, y: float) -> None:
         """Select a place."""
@@ -100,6 +101,10 @@ class ProvenanceView(View):
                 self._conclude(study)
 
         self.model.worker.submit(_STUDY, walk, urgency=-1)
+
+    def _show_work(self) -> None:
+        """Offer to cancel what is under way, and nothing else."""
+        self.cancel.disabled = _STUDY not in self.model.worker.busy_kinds
 
     def _cancel(self) -> None:
         """Stop the study."""

@@ -30,6 +30,9 @@ class PlayerPage(PageView):
     frames = traitlets.List(help="PNG of the clean picture predicted at each step, the finished one last").tag(
         sync=True
     )
+    shortened = traitlets.Unicode(help="Why the run has fewer steps than are set; empty where it has all").tag(
+        sync=True
+    )
     is_frame_shown = traitlets.Bool(help="Whether the frame of the step is shown large, too").tag(sync=True)
 
 
@@ -60,6 +63,7 @@ class StepPlayer(View):
         model = self.model
         with self.showing, self.page.hold_sync():
             self.page.num_steps = model.num_steps
+            self.page.shortened = _shortened(model.run)
             self.page.steps_taken = model.steps_taken
             self.page.step = model.step
             self.page.is_running = model.is_running
@@ -89,3 +93,10 @@ class StepPlayer(View):
         """Stop following the model, and let the run go."""
         self._framed = None
         super().close()
+
+
+def _shortened(run: Run | None) -> str:
+    """Say why a run has fewer steps than its settings, as one that begins at a picture."""
+    if run is None or run.num_steps >= run.settings.num_inference_steps:
+        return ""
+    return f"of {run.settings.num_inference_steps}, as strength {run.settings.strength:g} leaves the first ones out"

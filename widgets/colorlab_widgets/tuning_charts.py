@@ -117,9 +117,17 @@ def budget_table(budget: Budget) -> str:
     return f"<table class='colorlab-table'><tr>{heads}</tr>{cells}</table><div class='colorlab-quiet'>{kept}</div>"
 
 
+_IDENTIFIER = (
+    " title='Where it differs from the target: an identifier, a word without a meaning of its own, that keeps the "
+    "place of the color in the tuned context'"
+)
+
+
 def aligned_table(aligned: AlignedTarget, move: EmbeddingMove | None = None) -> str:
     """Write which token of the target lies on which one of the context, and how far stage 2 moved each of these."""
-    context = "".join(f"<td>{html.escape(token)}</td>" for _, token, _ in aligned.rows)
+    context = "".join(
+        f"<td{_IDENTIFIER if token != other else ''}>{html.escape(token)}</td>" for _, token, other in aligned.rows
+    )
     target = "".join(
         f"<td class='{'colorlab-changed' if token != other else ''}'>{html.escape(other)}</td>"
         for _, token, other in aligned.rows

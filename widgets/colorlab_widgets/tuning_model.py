@@ -62,6 +62,8 @@ class TuningModel(traitlets.HasTraits):
         self.model = model
         # Seconds and number of the iterations that were taken here, by stage.
         self._taken: dict[str, tuple[float, int]] = {}
+        # After how many iterations `notice` came: it holds as long as these are not taken back.
+        self._noticed_at = 0
         self._noted_s = 0.0
         self._is_open = True
         model.observe(self._note_work, ["activity"])
@@ -146,6 +148,7 @@ class TuningModel(traitlets.HasTraits):
             yield
             self._take(tuning, path)
 
+        self.notice = ""
         self._submit(make)
 
     def open(self) -> None:
@@ -160,6 +163,7 @@ class TuningModel(traitlets.HasTraits):
             if not self.is_of_what_is_given:
                 self.model.conditioning = tuning.conditioning
 
+        self.notice = ""
         self._submit(read)
 
     def go_on(self) -> None:
@@ -179,6 +183,8 @@ class TuningModel(traitlets.HasTraits):
         def go_back() -> None:
             if tuning is not None:
                 tuning.roll_back(number)
+                if number < self._noticed_at:
+                    self.notice = ""
                 self._note()
 
         self.stop()
@@ -269,7 +275,7 @@ class TuningModel(traitlets.HasTraits):
         stage, number, began_s = str(tuning.stage), tuning.num_iterations, time.monotonic()
         with closing(tuning.slices()) as slices:
             while True:
-                with self._listening():
+                with self._listening(tuning):
                     is_over = next(slices, self) is self
                 if tuning.num_iterations > number:
                     seconds, count = self._taken.get(stage, (0.0, 0))
@@ -283,14 +289,14 @@ class TuningModel(traitlets.HasTraits):
                 yield
 
     @contextmanager
-    def _listening(self) -> Iterator[None]:
+    def _listening(self, tuning: Tuning | None = None) -> Iterator[None]:
         """Tell warnings of the tuning where it is shown; others go where they would have gone."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield
         for one in caught:
             if issubclass(one.category, TuningWarning):
-                self.notice = str(one.message)
+                self.notice, self._noticed_at = str(one.message), 0 if tuning is None else tuning.num_iterations
             else:
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
@@ -308,7 +314,6 @@ class TuningModel(traitlets.HasTraits):
 
     def _submit(self, job: Job) -> None:
         """Enqueue work on the tuning."""
-        self.notice = ""
         self._begin(TUNING, job)
 
     def _ask(self, question: Callable[[], Colorizer], then: Callable[[Colorizer], None]) -> None:

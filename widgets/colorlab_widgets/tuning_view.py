@@ -3,12 +3,12 @@
 from typing import Any
 
 import ipywidgets
-import numpy as np
 
 from colorlab.errors import ColorlabError
 from colorlab.tuning import PRESETS, STAGES
 from colorlab_widgets.eta_sliders import EtaSliders
-from colorlab_widgets.page import Chips, Curves, Gallery, Picture
+from colorlab_widgets.page import Chips, Curves, Gallery
+from colorlab_widgets.pictures import small
 from colorlab_widgets.tuning_charts import (
     STAGE_WORDS,
     aligned_table,
@@ -28,6 +28,14 @@ _PRESET_WORDS = {
     "notebook": "notebook: minutes on a CPU, small models",
     "paper": "paper: 3000 iterations, for a GPU",
 }
+
+
+_SHEET_CARD_PX = 110
+_SHEET_PX = 220
+_MOVED_WORDS = (
+    "e_opt: embedding of the context as stage 2 tuned it to the picture; T(c'): what the text encoder gave before. The "
+    "farther apart, the more the path from one to the other changes"
+)
 
 
 class TuningView(View):
@@ -50,6 +58,7 @@ class TuningView(View):
         self._numbers: list[int] = []
         self._stage: str | None = None
         self._shown_checkpoints: Any = None
+        self._was_finished = False
         self._make_fields()
         self._make_buttons()
         self.budget = ipywidgets.HTML()
@@ -66,7 +75,11 @@ class TuningView(View):
         self.table = ipywidgets.HTML()
         self.in_force, self.misfit, self.moved = caption(), caption(), caption()
         self.misfit.add_class("colorlab-wrong")
-        self.sheet = Picture(description="The target at several places of the embedding path", max_height_px=420)
+        self.moved.tooltip = _MOVED_WORDS
+        self.sheet = Gallery(
+            {"select": self._choose_eta}, description="The target at several places of the path", card_px=_SHEET_CARD_PX
+        )
+        self.sheet.add_class("colorlab-smooth")
         self.sheet_caption = caption()
         self._put_together()
         self._follow_tuning()
@@ -125,11 +138,9 @@ class TuningView(View):
     def _put_together(self) -> None:
         """Lay the parts out."""
         self.setup = ipywidgets.VBox([row(self.context), row(self.preset, self.path), row(self.prepare, self.open)])
-        self.course = ipywidgets.VBox(
+        details = ipywidgets.VBox(
             [
                 self.budget,
-                row(self.go_on, self.stop, self.progress),
-                self.where,
                 self.stages,
                 self.curves,
                 heading("Checkpoints"),
@@ -137,6 +148,8 @@ class TuningView(View):
                 row(self.roll_back, self.kept),
             ]
         )
+        self.details = ipywidgets.Accordion([details], titles=["Budget, curves and checkpoints"], selected_index=0)
+        self.course = ipywidgets.VBox([row(self.go_on, self.stop, self.progress), self.where, self.details])
         self.result = ipywidgets.VBox(
             [
                 heading("Color by words"),
@@ -151,7 +164,7 @@ class TuningView(View):
                 self.sheet_caption,
             ]
         )
-        for part in (self.setup, self.course, self.result):
+        for part in (self.setup, self.course, details, self.result):
             part.add_class("colorlab-studio")
         self.course.layout.display = self.sheet.layout.display = "none"
         self.children = [self.setup, self.problem, self.notice, self.course, self.result]
@@ -185,6 +198,13 @@ class TuningView(View):
         """Choose a checkpoint."""
         self.checkpoints.selected = index
         self._show_state()
+
+    def _choose_eta(self, index: int) -> None:
+        """Let the next run go as far on the path as a picture of the sheet."""
+        exhibit = self.tuning.sheet
+        if exhibit is not None and index >= 0:
+            self.sheet.selected = index
+            self.model.set_mechanism("embedding_path", eta=float(exhibit.provenance["places"][index]), token_etas=())
 
     def _roll_back(self) -> None:
         """Go back to the chosen checkpoint."""
@@ -222,16 +242,26 @@ class TuningView(View):
         self.roll_back.disabled = not 0 <= self.checkpoints.selected < len(self._numbers)
         self.color.disabled = self.make_sheet.disabled = not (number or model.is_in_force)
         self.plain.disabled = not model.is_in_force
-        adaptation = self.model.colorizer.method.adaptation
-        self.in_force.value = (
-            "The next run is of the plain model." if adaptation is None else f"The next run is of {adaptation!r}."
-        )
+        if is_finished != self._was_finished:
+            # Who is done tuning colors by words, with the picture in sight.
+            self._was_finished, self.details.selected_index = is_finished, None if is_finished else 0
+        self._show_in_force()
         self.progress.value = model.share
         self.progress.bar_style = "success" if is_finished else "info" if is_busy else ""
         self.where.value = self._where()
         table = "" if model.budget is None else budget_table(model.budget)
         if self.budget.value != table:
             self.budget.value = table
+
+    def _show_in_force(self) -> None:
+        """Say of which model the next run is."""
+        adaptation = self.model.colorizer.method.adaptation
+        told = "plain model"
+        if adaptation is not None:
+            stages = ", ".join(STAGE_WORDS[stage] for stage in adaptation.stages)
+            told = f"model tuned on {adaptation.context!r}, stages: {stages}"
+        self.in_force.value = f"The next run is of the {told}."
+        self.in_force.tooltip = "" if adaptation is None else repr(adaptation)
 
     def _where(self) -> str:
         """Say where the tuning stands."""
@@ -293,12 +323,23 @@ class TuningView(View):
             part.layout.display = None if value else "none"
 
     def _show_sheet(self) -> None:
-        """Show the eta sheet."""
+        """Show the eta sheet: below each picture its eta and its CLIP margin."""
         exhibit = self.tuning.sheet
         self.sheet.layout.display = "none" if exhibit is None else None
         self.sheet_caption.value = "" if exhibit is None else exhibit.caption
         if exhibit is not None:
-            self.sheet.show(np.ascontiguousarray(exhibit.plot().to_array()))
+            self.sheet.selected = -1
+            told = zip(exhibit.pictures.items(), exhibit.array.tolist(), strict=True)
+            self.sheet.show(
+                [
+                    (
+                        f"{name}, {margin:.2f}",
+                        f"{name}: CLIP margin {margin:.3f}. Choose it for the next run",
+                        small(picture, _SHEET_PX),
+                    )
+                    for (name, picture), margin in told
+                ]
+            )
 
     def close(self) -> None:
         """Stop following the models, and let the tuning go."""

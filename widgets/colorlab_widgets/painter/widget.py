@@ -112,6 +112,9 @@ class StrokePainter(PainterState, VBox):
         self._connect()
         self.start(Drawing(strokes or Strokes(), masks or {}))
         self._model_link = ModelLink(self, model) if model else None
+        if model and "strokes" not in model.colorizer.method.fields_read():
+            # Strokes would change nothing there: a first click asks about a pixel instead.
+            self._controls.tool.index = self._layer.tool_index = list(TOOLS).index("look")
         self._is_open = True
 
     def detach_panel(self) -> Widget:
