@@ -152,6 +152,9 @@ def test_an_edit_acts_where_its_anchor_is_unless_another_place_or_everything_is_
     assert view.matrix.unread == [0, 1, 2, 3]
     where.value = ""
     assert (control(), where.value) == ("the car", "")
+    view.texts["anchor_text"].value = "none"
+    assert (control(), where.value) == ("", ""), "without an anchor there is no place"
+    view.texts["anchor_text"].value = "the car"
     view.mode.value = "published"
     done(model)
     assert view.matrix.unread == []

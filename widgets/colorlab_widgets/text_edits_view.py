@@ -145,7 +145,7 @@ class TextEditsView(View):
     def _put_place(self) -> None:
         """Let the edit act on what it takes away, unless another place is written."""
         anchor, where = (self.texts[name].value.strip() for name in ("anchor_text", "control_text"))
-        control = "" if where == _EVERYTHING else where or anchor
+        control = "" if where == _EVERYTHING else where or _place_of(anchor)
         self._change(anchor_text=anchor, control_text=control)
 
     def _change(self, **fields: Any) -> None:
@@ -314,7 +314,12 @@ class TextEditsView(View):
 
 def _where(one: Manipulation) -> str:
     """Return what stands in the field where: nothing for the place of the anchor."""
-    return "" if one.control_text == one.anchor_text else one.control_text or _EVERYTHING
+    return "" if one.control_text == _place_of(one.anchor_text) else one.control_text or _EVERYTHING
+
+
+def _place_of(anchor: str) -> str:
+    """Return where an edit acts by default: on its anchor, which the word none stands for the lack of."""
+    return "" if anchor == "none" else anchor
 
 
 def _bars(projections: torch.Tensor) -> list[dict[str, Any]]:
