@@ -344,6 +344,7 @@ def test_the_eta_sheet_is_made_step_by_step_and_can_be_stopped(view):
     margins = view.tuning.sheet.array
     assert view.sheet.items[2][0] == f"eta 0.6, {margins[2]:.2f}"
     assert len(view.sheet.images) == 6
+    assert view.sheet_caption.value == f"eta, CLIP margin. {view.tuning.sheet.caption}"
     send(view.sheet, "select", index=2)
     assert view.model.settings.mechanisms["embedding_path"]["eta"] == 0.6
     view.etas.all.value = 0.35

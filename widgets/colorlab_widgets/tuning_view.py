@@ -326,7 +326,7 @@ class TuningView(View):
         """Show the eta sheet: below each picture its eta and its CLIP margin."""
         exhibit = self.tuning.sheet
         self.sheet.layout.display = "none" if exhibit is None else None
-        self.sheet_caption.value = "" if exhibit is None else exhibit.caption
+        self.sheet_caption.value = "" if exhibit is None else f"eta, CLIP margin. {exhibit.caption}"
         if exhibit is not None:
             self.sheet.selected = -1
             told = zip(exhibit.pictures.items(), exhibit.array.tolist(), strict=True)

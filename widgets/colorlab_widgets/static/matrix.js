@@ -2,7 +2,7 @@
 // Four lines between the dots are dragged.
 function component(view) {
   // Each handle has a row of its own below the dots, so that neighbours never cover each other.
-  const WIDE = 320, HIGH = 222, LEFT = 34, RIGHT = 10, TOP = 22, ROW = 13, TITLE = 16, BOTTOM = 4 * ROW + 6 + TITLE, GAP = 0.01;
+  const WIDE = 320, HIGH = 228, LEFT = 34, RIGHT = 10, TOP = 28, ROW = 13, TITLE = 16, BOTTOM = 4 * ROW + 6 + TITLE, GAP = 0.01;
   const image = h("img", { class: "colorlab-layer", alt: "", draggable: "false" });
   const cells = h("svg", { class: "colorlab-layer colorlab-cells", preserveAspectRatio: "none" });
   const label = h("div", { class: "colorlab-label" });
