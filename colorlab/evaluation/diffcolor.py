@@ -80,10 +80,12 @@ def evaluate_diffcolor(
     pictures = [*_scenes(num_scenes), *map(_photograph, photographs)]
     with progress("tuning", len(pictures), "picture") as update:
         for conditioning, truth, scene in pictures:
+            # Of a photograph the label's last word is the object, plurals among them, which have no article.
+            nouns = conditioning.prompt.split()[-1:] if scene is None else ()
             with warnings.catch_warnings():
                 # What they say is measured here.
                 warnings.simplefilter("ignore", TuningWarning)
-                tuning = colorizer.tune(conditioning, preset=preset).finish(progress=False)
+                tuning = colorizer.tune(conditioning, preset=preset, nouns=nouns).finish(progress=False)
             _measure_tuning(tuning, truth, found)
             if scene is not None:
                 _measure_edits(colorizer.with_adaptation(tuning.adaptation), conditioning, scene, found)

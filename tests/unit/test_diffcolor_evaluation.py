@@ -37,6 +37,14 @@ def test_a_photograph_is_tuned_on_and_measured(colorizer):
     assert "ΔE" not in report.to_table()
 
 
+def test_plural_labels_are_tuned_on_too(colorizer, monkeypatch):
+    # The tiny model knows no plural; a stand-in leaves the article out as plurals do.
+    monkeypatch.setattr("colorlab.evaluation.diffcolor.with_article", lambda words: words)
+    image = torch.rand(1, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+    report = evaluate_diffcolor(colorizer, 0, [Photograph("a.png", "cat", image)], preset="smoke")
+    assert report.details["photographs"] == 1
+
+
 @pytest.mark.parametrize(("label", "message"), [("", "what b.png shows"), ("red cat", "names the color 'red'")])
 def test_a_photograph_without_a_usable_label_is_told_before_anything_is_tuned(colorizer, monkeypatch, label, message):
     monkeypatch.setattr(type(colorizer), "tune", lambda *given, **named: pytest.fail("tuned"))
