@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colorlab.commands.problems import BadUsageError, as_bad_usage
-from colorlab.conditioning import Conditioning, Manipulation
+from colorlab.conditioning import USUAL_TARGET_SCALE, Conditioning, Manipulation
 from colorlab.errors import ColorlabError, RangeError
 from colorlab.sketches import invert_sketch
 from colorlab.strokes import Strokes
-
-DEFAULT_EDIT_SCALE = 9.0
-"""Projection on a text that patches of the mini family's CLIP have on the text that names them: 6 to 10. Ours."""
 
 
 def read_conditioning(
@@ -22,7 +19,7 @@ def read_conditioning(
     sketch: Path | None = None,
     inverts_sketch: bool = False,
     edits: Sequence[str] = (),
-    edit_scale: float = DEFAULT_EDIT_SCALE,
+    edit_scale: float = USUAL_TARGET_SCALE,
 ) -> Conditioning:
     """Read what is the same for every picture; the gray picture itself is put in later.
 

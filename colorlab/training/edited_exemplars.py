@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from colorlab.color import CHROMATIC_COLORS
-from colorlab.conditioning import Manipulation
+from colorlab.conditioning import USUAL_TARGET_SCALE, Manipulation
 from colorlab.images import load_image
 from colorlab.mechanisms.global_manipulation import TextEdit
 from colorlab.mechanisms.position_weights import corrected_edit
@@ -27,10 +27,7 @@ from colorlab.training.scenes import exemplar_scene, recolored
 
 __all__ = ["EditedExemplars", "color_edit"]
 
-TARGET_SCALE = 9.0
-"""Projection on a text that patches of the family's CLIP have on the text that names them: 6 to 10. Ours."""
-
-SCALES = (TARGET_SCALE - 2, TARGET_SCALE + 2)
+SCALES = (USUAL_TARGET_SCALE - 2, USUAL_TARGET_SCALE + 2)
 """Range of target scales that are trained on. Ours."""
 
 MAX_EDITS = 3
@@ -85,7 +82,7 @@ class EditedExemplars:
         return TextEdit(color_edit(present, kind, wanted, scale=scale), target, anchor, anchor)
 
 
-def color_edit(color: str, kind: str, new: str, *, scale: float = TARGET_SCALE) -> Manipulation:
+def color_edit(color: str, kind: str, new: str, *, scale: float = USUAL_TARGET_SCALE) -> Manipulation:
     """Ask for another color of an object."""
     name = f"the {color} {kind}"
     return Manipulation(f"the {new} {kind}", scale, anchor_text=name, control_text=name)

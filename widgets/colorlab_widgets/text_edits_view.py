@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets
 import torch
 
-from colorlab.conditioning import Conditioning, Manipulation
+from colorlab.conditioning import USUAL_TARGET_SCALE, Conditioning, Manipulation
 from colorlab.errors import ColorlabError
 from colorlab.mechanisms.global_manipulation import TextEdit
 from colorlab.mechanisms.position_weights import LocalEdit, relative_similarity
@@ -22,7 +22,7 @@ from colorlab_widgets.view_model import ViewModel, in_words
 
 __all__ = ["TextEditsView"]
 
-_NEW = Manipulation("blue", 8.0)
+_NEW = Manipulation("blue", USUAL_TARGET_SCALE)
 _TEXTS = {
     "target_text": ("to", "the blue car", "What is wanted"),
     "anchor_text": ("from", "the red car", "What is there and is taken away; empty for nothing"),
@@ -107,7 +107,7 @@ class TextEditsView(View):
             field.observe(self._put(name), "value")
             self.texts[name] = field
         self.scale = ipywidgets.FloatSlider(
-            min=-5, max=15, step=0.25, description="scale", continuous_update=False, layout={"width": "230px"}
+            min=-5, max=25, step=0.25, description="scale", continuous_update=False, layout={"width": "230px"}
         )
         self.scale.tooltip, self.scale.style.description_width = "Wanted projection on the text, no unit", "44px"
         self.scale.observe(self._put("target_scale"), "value")
