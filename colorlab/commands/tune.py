@@ -72,12 +72,16 @@ def tune_picture(
                 _check_targets(tuning.rewriting, colorizer, targets)
             adaptation = _tuned(tuning, kept)
             print(adaptation.save(out))
+            kept.unlink(missing_ok=True)
         else:
-            print(f"{out} is a finished adaptation of this picture and context and is used; --force tunes anew.")
+            print(
+                f"{out} is a finished adaptation of this picture and context and is used as it is, with its own plan, "
+                "seed and nouns; --force tunes anew."
+            )
             with as_bad_usage():
+                colorizer.with_adaptation(adaptation)
                 _check_targets(adaptation.rewriting, colorizer, targets)
         _color_targets(colorizer, adaptation, conditioning, targets, out)
-        kept.unlink(missing_ok=True)
 
 
 def _find_finished(out: Path, conditioning: Conditioning, *, resume: bool, force: bool) -> Adaptation | None:
@@ -129,6 +133,7 @@ def _resumed(colorizer: Colorizer, kept: Path, conditioning: Conditioning) -> Tu
             f"{kept} is a tuning of another picture or context ({tuning.conditioning.prompt!r}); choose another name "
             "with -o, or --force to begin anew."
         )
+    print(f"{kept} goes on with its own plan, seed and nouns.")
     return tuning
 
 

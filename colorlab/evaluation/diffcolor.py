@@ -23,7 +23,7 @@ import numpy as np
 from colorlab.color import CHROMATIC_COLORS, COLORS, delta_e_2000, rgb_to_lab
 from colorlab.colorizer import Colorizer
 from colorlab.conditioning import Conditioning
-from colorlab.errors import ImageError
+from colorlab.errors import ImageError, RangeError
 from colorlab.evaluation.chroma import picture_ab
 from colorlab.evaluation.metrics import colorfulness
 from colorlab.evaluation.photographs import Photograph, color_to_gray, lightness_error
@@ -32,6 +32,7 @@ from colorlab.evaluation.report import Estimate, Report, bootstrapped, proportio
 from colorlab.evaluation.scenes import held_out_scenes, scene_gray
 from colorlab.images import load_image, to_uint8
 from colorlab.methods.base import gray_image
+from colorlab.methods.identifiers import check_context, rewrite
 from colorlab.training.scene_captions import with_article
 from colorlab.training.scenes import Scene
 from colorlab.tuning import Tuning, TuningPlan, TuningWarning
@@ -74,18 +75,18 @@ def evaluate_diffcolor(
         The figures, with their targets.
 
     Raises:
-        ImageError: a photograph has no label, or one that names a color: nothing would be left to say or to add.
+        ImageError: a photograph has no label, or one that cannot be a context, as it names a color.
     """
     found = _Measured()
-    pictures = [*_scenes(num_scenes), *map(_photograph, photographs)]
+    pictures = [*_scenes(num_scenes), *(_photograph(one, colorizer) for one in photographs)]
     with progress("tuning", len(pictures), "picture") as update:
         for conditioning, truth, scene in pictures:
-            # Of a photograph the label's last word is the object, plurals among them, which have no article.
-            nouns = conditioning.prompt.split()[-1:] if scene is None else ()
             with warnings.catch_warnings():
                 # What they say is measured here.
                 warnings.simplefilter("ignore", TuningWarning)
-                tuning = colorizer.tune(conditioning, preset=preset, nouns=nouns).finish(progress=False)
+                tuning = colorizer.tune(conditioning, preset=preset, nouns=_nouns(conditioning.prompt)).finish(
+                    progress=False
+                )
             _measure_tuning(tuning, truth, found)
             if scene is not None:
                 _measure_edits(colorizer.with_adaptation(tuning.adaptation), conditioning, scene, found)
@@ -102,21 +103,29 @@ def _scenes(number: int) -> Iterator[tuple[Conditioning, np.ndarray, Scene | Non
         yield Conditioning(gray=scene_gray(scene), prompt=f"a photo of {' and '.join(kinds)}"), scene.image, scene
 
 
-def _photograph(photograph: Photograph) -> tuple[Conditioning, np.ndarray, Scene | None]:
+def _photograph(photograph: Photograph, colorizer: Colorizer) -> tuple[Conditioning, np.ndarray, Scene | None]:
     """Return a photograph with the context that its label gives."""
     if not photograph.label:
         raise ImageError(
             f"Nobody says what {photograph.name} shows, but tuning needs a context; give a folder whose manifest.csv "
             "(name, shard, label) labels every photograph."
         )
-    colors = sorted(set(photograph.label.lower().split()) & set(COLORS))
-    if colors:
-        raise ImageError(
-            f"The label of {photograph.name}, {photograph.label!r}, names the color {colors[0]!r}, but the context has "
-            "to leave colors open; change the label in manifest.csv, or take the photograph out."
-        )
     prompt = f"a photo of {with_article(photograph.label)}"
+    try:
+        check_context(prompt)
+        rewrite(prompt, colorizer.method.components, nouns=_nouns(prompt))
+    except RangeError as error:
+        raise ImageError(
+            f"The label of {photograph.name}, {photograph.label!r}, cannot be used: {error} Change it in manifest.csv, "
+            "or take the photograph out."
+        ) from error
     return Conditioning(gray=color_to_gray(photograph.image), prompt=prompt), to_uint8(photograph.image), None
+
+
+def _nouns(prompt: str) -> Sequence[str]:
+    """Name the object of a plural, which has no article to be found by."""
+    words = prompt.removeprefix("a photo of ").split()
+    return () if {"a", "an"} & set(words) else words[-1:]
 
 
 def _measure_tuning(tuning: Tuning, truth: np.ndarray, found: _Measured) -> None:

@@ -119,7 +119,7 @@ def find_words(run: Run, *, words: Sequence[str] | None = None, everywhere: bool
     Raises:
         RangeError: a word is in no prompt.
     """
-    if "tokenizer" not in run.method.components:
+    if "prompt" not in run.method.fields_read():
         return None
     read = {conditioning.prompt: _read_words(run, conditioning.prompt) for conditioning in given_by_step(run).values()}
     found = _united(read.values())

@@ -133,7 +133,7 @@ Frozen = Literal["nothing", "words", "vision"]
 
 
 class _Towers(nn.Module):
-    """Both towers behind one `forward`, so that the loop's parallel wrappers see every parameter used."""
+    """Both towers behind one `forward`, and what teaches the vision tower kinds."""
 
     def __init__(
         self, model: CLIPModel, tokenizer: CLIPTokenizer, frozen: Frozen, kind_reader: TokenKindReader | None = None
@@ -202,7 +202,7 @@ class ClipRecipe:
 
     @property
     def name(self) -> str:
-        """`clip`, what alone is trained on, `clip-vision` or `clip-words`, or `clip-kinds`."""
+        """`clip`; `clip-vision` or `clip-words`, of which that part alone is trained; or `clip-kinds`."""
         if self.tells_kinds:
             return "clip-kinds"
         return {"nothing": "clip", "words": "clip-vision", "vision": "clip-words"}[self.frozen]

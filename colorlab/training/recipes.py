@@ -287,11 +287,23 @@ def colorizediffusion_recipe(
     return _build_colorizediffusion(pictures, out, cache, device, strategies=strategies)
 
 
+def _find_exemplar_clip(out: Path) -> Path:
+    """Return the folder of the vision tower that exemplars are read with.
+
+    Raises:
+        StateError: there are other words in `out` than those the shipped tower belongs to.
+    """
+    folder = find_member(out, *_EXEMPLAR_CLIP)
+    if (out / "family" / "clip").is_dir() and not folder.is_relative_to(out):
+        raise StateError(f"{out / 'family'} has a clip of its own, but no tower that was told kinds; train clip-kinds.")
+    return folder
+
+
 def _sketched(
     pictures: Pictures, out: Path, cache: Path, device: torch.device, exemplar: ExemplarKind
 ) -> SketchedPictures:
     """Draw sketches and encode exemplars of a part of the corpus."""
-    folder = find_member(out, *_EXEMPLAR_CLIP)
+    folder = _find_exemplar_clip(out)
     encoder = load_component(EXEMPLAR_ENCODER, folder, device=device, dtype=torch.float32)
     return sketch_pictures(
         pictures,
@@ -330,7 +342,7 @@ def _build_colorizediffusion(
     folder = find_member(out, "clip")
     words, encoder = (
         load_component(name, place, device=device, dtype=torch.float32).requires_grad_(False).eval()
-        for name, place in (("projected_text_encoder", folder), (EXEMPLAR_ENCODER, find_member(out, *_EXEMPLAR_CLIP)))
+        for name, place in (("projected_text_encoder", folder), (EXEMPLAR_ENCODER, _find_exemplar_clip(out)))
     )
     text = FrozenText.load(folder, device)
     phrases = phrase_vectors(text.tokenizer, words)

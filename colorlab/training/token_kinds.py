@@ -16,7 +16,7 @@ from torch.nn import functional
 from colorlab.color import COLORS
 from colorlab.training.scene_kinds import KINDS
 
-__all__ = ["TokenKindReader"]
+__all__ = ["TokenKindReader", "kind_colors"]
 
 _UNKNOWN = -100
 _ABSENT = 0
@@ -61,7 +61,7 @@ def kind_colors(labels: Sequence[str], num_scenes: int) -> torch.Tensor:
     """Return which color each kind has in S scenes, (S, kinds) int64.
 
     One more than an index into `COLORS`, 0 for kinds that are not there; unknown, and counted for nothing, are those
-    that are there in several colors, and everything in scenes without a label: their color was taken away.
+    that are there in several colors, and everything in scenes without a label.
 
     Args:
         labels: as for `TokenKindReader`.

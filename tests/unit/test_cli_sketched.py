@@ -169,3 +169,12 @@ def test_models_without_weights_are_listed_and_say_how_to_get_them(
     shutil.copytree(model, tmp_path / "mini" / "colorizediffusion")
     assert [entry.is_ready for entry in colorlab.models() if entry.name == "mini/colorizediffusion"] == [True]
     assert colorlab.load("mini/colorizediffusion").method.name == "colorizediffusion"
+
+
+def test_the_scale_of_text_edits_is_the_usual_one():
+    from inspect import signature
+
+    from colorlab import cli
+    from colorlab.conditioning import USUAL_TARGET_SCALE
+
+    assert signature(cli.colorize).parameters["edit_scale"].default == USUAL_TARGET_SCALE

@@ -45,7 +45,10 @@ def test_plural_labels_are_tuned_on_too(colorizer, monkeypatch):
     assert report.details["photographs"] == 1
 
 
-@pytest.mark.parametrize(("label", "message"), [("", "what b.png shows"), ("red cat", "names the color 'red'")])
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [("", "what b.png shows"), ("red cat", "names the color 'red'"), ("golden retriever", "the color 'golden'")],
+)
 def test_a_photograph_without_a_usable_label_is_told_before_anything_is_tuned(colorizer, monkeypatch, label, message):
     monkeypatch.setattr(type(colorizer), "tune", lambda *given, **named: pytest.fail("tuned"))
     images = torch.rand(2, 1, 3, 40, 48, generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_colorizer, tiny_ctrlcolor, tiny_picture, tiny_text_to_image
+from tiny import tiny_colorizediffusion, tiny_colorizer, tiny_ctrlcolor, tiny_picture, tiny_text_to_image
 
 import colorlab
 from colorlab.color import CHROMATIC_COLORS, image_to_gray, lightness_to_gray
@@ -390,3 +390,13 @@ def test_a_color_word_counts_in_its_object_more_than_elsewhere():
     inside, elsewhere = np.array(shares).T
     assert (inside > elsewhere).sum() >= 3, shares
     assert inside.mean() > elsewhere.mean() + 0.2, shares
+
+
+def test_words_are_no_source_where_the_model_reads_none():
+    sketched = np.ones((32, 32), np.float32)
+    sketched[8:24, 12] = 0
+    colorizer = tiny_colorizer(tiny_colorizediffusion())
+    given = {"sketch": sketched, "exemplar": tiny_picture(), "num_inference_steps": 2}
+    with pytest.warns(colorlab.ConditioningWarning, match="does not read prompt"):
+        run = colorizer.start(**given, prompt="a red car")
+    assert find_words(run) is None
