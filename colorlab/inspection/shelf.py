@@ -56,8 +56,8 @@ class ReplayShelf:
         """
         wanted = {site.path for site in sites}
         with self._lock:
-            # A list: objects may go, and their replays with them, at any moment.
-            for number, (identity, replay) in list(self._kept.items()):
+            self._drop_gone()
+            for number, (identity, replay) in self._kept.items():
                 if _is_same(identity, moment.identity) and wanted <= {path for path, _ in replay.readings}:
                     self._kept.move_to_end(number)
                     return replay
@@ -79,7 +79,8 @@ class ReplayShelf:
     def num_bytes(self) -> int:
         """Bytes of all readings kept."""
         with self._lock:
-            return sum(replay.num_bytes for _, replay in list(self._kept.values()))
+            self._drop_gone()
+            return sum(replay.num_bytes for _, replay in self._kept.values())
 
     def _choose(self, moment: PastCall, sites: Sequence[Site], network_sites: Sequence[Site]) -> Sequence[Site]:
         """Return what to read: all attention sites, all of the kinds asked for, or what was asked for."""
@@ -93,16 +94,15 @@ class ReplayShelf:
         return sites
 
     def _lose(self, number: int, _: ref[object]) -> None:
-        """Drop a replay whose call is gone; called wherever that happens, under whatever locks: it waits for none."""
+        """Note that a call is gone; its replay goes when the shelf is used next.
+
+        Garbage is collected at any moment, in a thread that goes through what is kept, too: its re-entrant lock would
+        let it in, so that nothing but an atomic append is safe here.
+        """
         self._gone.append(number)
-        if self._lock.acquire(blocking=False):
-            try:
-                self._drop_gone()
-            finally:
-                self._lock.release()
 
     def _drop_gone(self) -> None:
-        """Drop the replays whose calls are gone."""
+        """Drop the replays whose calls are gone; the caller holds the lock."""
         while self._gone:
             self._kept.pop(self._gone.popleft(), None)
 

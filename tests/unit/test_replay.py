@@ -3,6 +3,7 @@
 import gc
 import time
 import warnings
+from collections import OrderedDict
 from dataclasses import replace
 
 import pytest
@@ -261,6 +262,28 @@ def test_what_was_replayed_goes_with_its_step(run):
     assert shelf.num_bytes == both_bytes // 2, "step 0 is that of the run, too"
     shelf.get(moment_of(run, 0), cross)
     assert shelf.num_replays == 2
+
+
+def test_garbage_that_is_collected_while_the_shelf_is_searched_breaks_nothing(run):
+    cross = [site for site in run_sites(run) if site.kind == "attn2"]
+    shelf, own = ReplayShelf(), run.branch(step=1).finish(progress=False)
+    for moment_run, step in ((own, 2), (run, 0)):
+        shelf.get(moment_of(moment_run, step), cross)
+    both_bytes = shelf.num_bytes
+
+    class Collecting(OrderedDict):
+        """What is kept, with garbage collected on the way through it."""
+
+        def items(self):
+            for item in super().items():
+                own.rewind(1)
+                gc.collect()
+                yield item
+
+    shelf._kept = Collecting(shelf._kept)
+    shelf.get(moment_of(run, 0), cross)
+    assert shelf.num_replays == 2
+    assert shelf.num_bytes == both_bytes // 2
 
 
 def test_each_model_has_one_shelf(run):
