@@ -25,10 +25,13 @@ from colorlab.networks.sketch_encoder import NO_SKETCH, sketch_pixels
 from colorlab.settings import Settings
 from colorlab.sketches import is_blank, is_inverted, is_photograph, sketch_of
 
-__all__ = ["ColorizeDiffusionInputs", "PreparedColorizeDiffusion"]
+__all__ = ["EVERYTHING", "NO_ANCHOR", "ColorizeDiffusionInputs", "PreparedColorizeDiffusion"]
 
-_EVERYTHING = ("", "everything")
-_NO_ANCHOR = ("", "none")
+EVERYTHING = "everything"
+"""Control text of an edit that acts on the whole exemplar, as an empty one does."""
+
+NO_ANCHOR = "none"
+"""Anchor text of an edit that takes nothing away, as an empty one does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,9 +343,9 @@ class ColorizeDiffusionInputs(Method):
         """Return anchor and control text of a manipulation, those that count."""
         anchor, control = one.anchor_text.strip(), one.control_text.strip()
         texts = {}
-        if anchor != "none" if settings.as_published else anchor not in _NO_ANCHOR:
+        if anchor != NO_ANCHOR if settings.as_published else anchor not in ("", NO_ANCHOR):
             texts["anchor"] = anchor
-        if settings.as_published or control not in _EVERYTHING:
+        if settings.as_published or control not in ("", EVERYTHING):
             texts["control"] = control
         return texts
 
@@ -350,7 +353,7 @@ class ColorizeDiffusionInputs(Method):
         """Return sentences for the user about what of an edit does not act on the tokens that it meets."""
         one = edit.manipulation
         if self.exemplar_part == "global":
-            if one.control_text.strip() in _EVERYTHING:
+            if one.control_text.strip() in ("", EVERYTHING):
                 return []
             return ["This model reads the class token alone, so that a control text does not limit where edits act."]
         notes = []

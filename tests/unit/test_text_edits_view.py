@@ -148,7 +148,7 @@ def test_an_edit_acts_where_its_anchor_is_unless_another_place_or_everything_is_
     where.value = "the tree"
     assert (control(), where.value) == ("the tree", "the tree")
     where.value = "everything"
-    assert (control(), where.value) == ("", "everything")
+    assert (control(), where.value) == ("everything", "everything")
     assert view.matrix.unread == [0, 1, 2, 3]
     where.value = ""
     assert (control(), where.value) == ("the car", "")
@@ -158,6 +158,22 @@ def test_an_edit_acts_where_its_anchor_is_unless_another_place_or_everything_is_
     view.mode.value = "published"
     done(model)
     assert view.matrix.unread == []
+
+
+def test_everything_stays_everything_when_an_anchor_is_written_later(model):
+    view = TextEditsView(model)
+    view.order[0].click()
+    where = view.texts["control_text"]
+    where.value = "everything"
+    view.scale.value = 3.0
+    view.texts["anchor_text"].value = "the red car"
+    done(model)
+    edit = model.conditioning.manipulations[2]
+    assert (edit.anchor_text, edit.control_text, where.value) == ("the red car", "everything", "everything")
+    assert view.matrix.unread == [0, 1, 2, 3], "it acts without a place"
+    view.texts["anchor_text"].value = ""
+    done(model)
+    assert where.value == "everything"
 
 
 def test_the_published_weights_are_one_choice_away(model):

@@ -12,6 +12,7 @@ from colorlab.conditioning import USUAL_TARGET_SCALE, Conditioning, Manipulation
 from colorlab.errors import ColorlabError
 from colorlab.mechanisms.global_manipulation import TextEdit
 from colorlab.mechanisms.position_weights import LocalEdit, relative_similarity
+from colorlab.methods.colorizediffusion_inputs import EVERYTHING, NO_ANCHOR
 from colorlab.settings import Settings
 from colorlab.sketches import invert_sketch, is_inverted
 from colorlab_widgets.page import Bars, Chips
@@ -32,7 +33,6 @@ _TEXTS = {
         "What the exemplar shows where the edit acts; empty for the same as from, everything for the whole exemplar",
     ),
 }
-_EVERYTHING = "everything"
 # Of the four thresholds: corrected weights begin at the second.
 _UNREAD = {"corrected": [0], "published": []}
 
@@ -145,8 +145,8 @@ class TextEditsView(View):
     def _put_place(self) -> None:
         """Let the edit act on what it takes away, unless another place is written."""
         anchor, where = (self.texts[name].value.strip() for name in ("anchor_text", "control_text"))
-        control = "" if where == _EVERYTHING else where or _place_of(anchor)
-        self._change(anchor_text=anchor, control_text=control)
+        # Everything is kept as that word: an empty text would later pass for the place of whatever anchor is written.
+        self._change(anchor_text=anchor, control_text=where or _place_of(anchor))
 
     def _change(self, **fields: Any) -> None:
         """Change fields of the edit that is shown; what cannot be is told, and the controls go back."""
@@ -314,12 +314,12 @@ class TextEditsView(View):
 
 def _where(one: Manipulation) -> str:
     """Return what stands in the field where: nothing for the place of the anchor."""
-    return "" if one.control_text == _place_of(one.anchor_text) else one.control_text or _EVERYTHING
+    return "" if one.control_text == _place_of(one.anchor_text) else one.control_text or EVERYTHING
 
 
 def _place_of(anchor: str) -> str:
     """Return where an edit acts by default: on its anchor, which the word none stands for the lack of."""
-    return "" if anchor == "none" else anchor
+    return "" if anchor == NO_ANCHOR else anchor
 
 
 def _bars(projections: torch.Tensor) -> list[dict[str, Any]]:
