@@ -166,11 +166,13 @@ class Run(RunQueries, Keeping):
 
     @property
     def subject(self) -> str:
-        """Say what makes this run different from others at a glance."""
+        """Say what makes this run different from others at a glance: prompt, edits, strokes, masks and seed."""
         return f"{self.conditioning.subject}, seed {self.settings.seed}"
 
     def changes_from(self, other: "Run", step: int) -> tuple[str, ...]:
-        """Say what is in force at a step here and not in another run, beside what `subject` says.
+        """Say what is in force at a step here and not in another run, but for what `subject` tells apart.
+
+        Strokes, masks and text edits are told where `subject` has the same words for both.
 
         Args:
             other: to compare with, such as the parent.

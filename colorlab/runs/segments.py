@@ -167,7 +167,10 @@ def make_segment(
 
 
 def changes_between(old: Segment, new: Segment) -> tuple[str, ...]:
-    """Say what a segment changes, but for prompt and seed, which name a run anyway.
+    """Say what a segment changes, but for what the name of a run says anyway (`Run.subject`).
+
+    That is prompt and seed, and text edits, strokes and masks where their words differ: one stroke in place of another
+    is still "1 stroke", so that it is told here.
 
     Args:
         old: what was in force before.
@@ -187,12 +190,19 @@ def changes_between(old: Segment, new: Segment) -> tuple[str, ...]:
     told += [
         f"other {field.name}"
         for field in fields(Conditioning)
-        if field.name != "prompt"
-        and old.conditioning.content_hash(field.name) != new.conditioning.content_hash(field.name)
+        if old.conditioning.content_hash(field.name) != new.conditioning.content_hash(field.name)
+        and not _is_named(field.name, old.conditioning, new.conditioning)
     ]
     if new.edits != old.edits:
         told.append(f"edits {', '.join(type(edit).__name__ for edit in new.edits) or 'removed'}")
     return tuple(told)
+
+
+def _is_named(name: str, old: Conditioning, new: Conditioning) -> bool:
+    """Return whether the words of `Conditioning.subject` tell two different values of a field apart."""
+    if name in ("manipulations", "strokes", "masks"):
+        return old.in_words(name) != new.in_words(name)
+    return name == "prompt"
 
 
 def check_continues(method: Method, step: int, old: Segment, new: Segment) -> None:

@@ -1,12 +1,16 @@
 """Trees: names, forks, pruning, comparing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny import tiny_picture
 
 import colorlab
+from colorlab.conditioning import Manipulation
 from colorlab.errors import RangeError, ShapeError, StateError
 from colorlab.runs.tree import Tree
+from colorlab.strokes import Stroke
 
 
 @pytest.fixture
@@ -95,6 +99,26 @@ def test_the_tree_says_what_each_branch_changes(run):
     run.branch(step=0, gray=255 - tiny_picture(40, 56))
     told = [line.rsplit("  ", 1)[1] for line in repr(run.tree).splitlines()[1:]]
     assert told == ["guidance_scale=7.0", "luminance_guidance(is_on=False)", "edits Reweight", "other gray"]
+
+
+@pytest.mark.filterwarnings("ignore::colorlab.methods.base.ConditioningWarning")
+def test_what_the_name_of_a_branch_says_is_not_told_again(run):
+    first, second = (Stroke([(5, y), (15, y)], (220, 40, 40), 3.0) for y in (5, 15))
+    blue, mask = Manipulation("the blue flower", 8.0), np.eye(40, 56, dtype=bool)
+    drawn = run.branch(step=1, strokes=[first], name="drawn")
+    edited = run.branch(step=1, manipulations=[blue], masks={"car": mask}, name="edited")
+    branches = [
+        (run, drawn, ()),
+        (drawn, drawn.branch(step=1, strokes=[second]), ("other strokes",)),
+        (drawn, drawn.branch(step=1, strokes=[first, second]), ()),
+        (drawn, drawn.branch(step=1, strokes=[]), ()),
+        (run, edited, ()),
+        (edited, edited.branch(step=1, masks={"car": ~mask}), ("other masks",)),
+        (edited, edited.branch(step=1, manipulations=[replace(blue, target_scale=3.0)]), ("other manipulations",)),
+    ]
+    assert [branch.changes_from(parent, 1) for parent, branch, _ in branches] == [told for *_, told in branches]
+    line = next(line for line in repr(run.tree).splitlines() if "drawn" in line)
+    assert line.endswith("from step 1  'a red car', 1 stroke, seed 0")
 
 
 def test_a_run_compared_with_its_unchanged_branch_differs_nowhere(run):
