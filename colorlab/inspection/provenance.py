@@ -327,9 +327,13 @@ def _show(walk: _Walk, places: _Places, removal: Removal, found: Findings) -> Ex
 
 
 def _origin_of_words(run: Run) -> str:
-    """Say which prompts the words come from, where a run had several."""
-    prompts = {step: conditioning.prompt for step, conditioning in given_by_step(run).items()}
-    if len(set(prompts.values())) < 2:
+    """Say which prompts the words come from, and from which step each holds, where a run had several."""
+    prompts: dict[int, str] = {}
+    for step, conditioning in given_by_step(run).items():
+        # A branch may change something else alone.
+        if not prompts or conditioning.prompt != list(prompts.values())[-1]:
+            prompts[step] = conditioning.prompt
+    if len(prompts) < 2:
         return ""
     told = ", ".join(f"{prompt!r} from step {step}" for step, prompt in prompts.items())
     return f" Words are those of all steps: {told}."

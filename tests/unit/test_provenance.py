@@ -13,6 +13,7 @@ from colorlab.errors import RangeError, StateError
 from colorlab.inspection.chroma import decode_chroma
 from colorlab.inspection.edits import PatchLatents, PromptToPrompt, Remove, Reweight
 from colorlab.inspection.places import word_tokens
+from colorlab.inspection.provenance import _origin_of_words
 from colorlab.inspection.replay import moment_of, replay_step, run_sites
 from colorlab.inspection.shares import Ablation, Findings, coalitions_of, draw_orders, leave_one_out, shapley
 from colorlab.inspection.sources import find_exemplars, find_strokes, find_words
@@ -323,6 +324,18 @@ def test_a_branch_is_asked_about_its_own_words_strokes_and_exemplar():
     alone.finish(progress=False)
     chroma = decode_chroma(run.method, alone.segment_at(4), alone.state.latents)[:, :20, :20].mean(dim=(1, 2))
     assert without[labels.index("blue")] == pytest.approx(chroma, abs=1e-2)
+
+
+def test_a_prompt_is_told_only_where_it_changes():
+    strokes = [Stroke(points=[(5, y), (15, y)], color=(220, 40, 40), radius_px=3) for y in (5, 15)]
+    run = tiny_colorizer(tiny_ctrlcolor()).start(tiny_picture(*SIZE), prompt="a brown cat", seed=1)
+    drawn = run.finish(progress=False).branch(1, strokes=strokes[:1]).finish(progress=False)
+    assert _origin_of_words(drawn) == ""
+    blue = drawn.branch(2, prompt="a blue cat").finish(progress=False).branch(3, strokes=strokes)
+    told = _origin_of_words(blue)
+    assert told == " Words are those of all steps: 'a brown cat' from step 0, 'a blue cat' from step 2."
+    brown = blue.finish(progress=False).branch(3, prompt="a brown cat")
+    assert _origin_of_words(brown).endswith("'a blue cat' from step 2, 'a brown cat' from step 3.")
 
 
 def test_a_word_is_taken_away_where_the_model_reads_it():
