@@ -51,6 +51,21 @@ def test_it_rests_when_nothing_is_left_and_not_before():
     worker.close()
 
 
+def test_a_rest_that_fails_is_told_and_does_not_end_the_thread():
+    done, told = [], []
+
+    def rested():
+        raise OSError("no such library")
+
+    worker = Worker(failed=told.append, rested=rested)
+    for number in range(2):
+        worker.submit("look", lambda number=number: done.append(number))
+        assert worker.join(30)
+    assert done == [0, 1]
+    assert [str(error) for error in told] == ["no such library"] * 2
+    worker.close()
+
+
 def test_an_urgent_job_is_served_between_two_slices_of_a_long_one(worker):
     gate, order = Gate(), []
 

@@ -8,7 +8,7 @@ __all__ = ["return_freed_memory"]
 
 
 def return_freed_memory() -> None:
-    """Give the system back what this process has freed, about 2 ms.
+    """Give the system back what this process has freed: below 1 ms with nothing to give, 12 ms after freeing 150 MB.
 
     glibc keeps freed pages as long as something above them lives, and tensors of all sizes come and go in two threads:
     half of what a kernel grew by in minutes of random use was kept for nothing. Other C libraries have no such call,

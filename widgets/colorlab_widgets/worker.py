@@ -49,7 +49,8 @@ class Worker:
 
     Args:
         changed: called, in either thread, when the set of busy kinds may have changed.
-        failed: called in the worker's thread with what a job raised; by default nobody is told but by `submit`.
+        failed: called in the worker's thread with what a job, or `rested`, raised; by default nobody is told but by
+            `submit`.
         rested: called in the worker's thread when nothing is left to do, after `changed`.
     """
 
@@ -161,11 +162,18 @@ class Worker:
         try:
             self._changed()
             if not self.busy_kinds:
-                self._rested()
+                self._rest()
         finally:
             with self._condition:
                 self._is_telling = False
                 self._condition.notify_all()
+
+    def _rest(self) -> None:
+        """Say that nothing is left to do; what fails there is told as of a job, and ends the thread as little."""
+        try:
+            self._rested()
+        except Exception as error:
+            self._failed(error)
 
     def _next(self) -> _Task | None:
         """Wait for the most urgent task and mark it as begun; None once the worker is closed."""
