@@ -143,3 +143,17 @@ def test_a_threshold_is_dragged_over_the_exemplar(shown, tmp_path):
         lambda: abs(shown.value("model.conditioning.manipulations[0].thresholds[3]") - 0.94) < 1e-6, "0.94 is given"
     )
     assert handle(shown, 3).get_attribute("aria-valuenow") == "0.94"
+
+
+@pytest.mark.timeout(600)
+def test_arrow_keys_on_a_threshold_that_means_nothing_stay_with_it(shown):
+    page = shown.page
+    before = shown.value("list(model.conditioning.manipulations[0].thresholds)")
+    shown.kernel("view.texts['control_text'].value = 'everything'")
+    grip = handle(shown, 3)
+    shown.wait_until(lambda: grip.get_attribute("aria-disabled") == "true", "it is fixed")
+    grip.focus()
+    for key in ("ArrowUp", "ArrowDown", "ArrowLeft"):
+        page.keyboard.press(key)
+        assert grip.evaluate("handle => handle === document.activeElement"), key
+    assert shown.value("list(model.conditioning.manipulations[0].thresholds)") == before

@@ -77,12 +77,13 @@ function component(view) {
     handle.addEventListener("pointercancel", drop);
     handle.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -0.01, ArrowDown: -0.01, ArrowRight: 0.01, ArrowUp: 0.01 }[event.key];
-      if (!step || isFixed()) return;
+      if (!step) return;
+      // JupyterLab would move to another cell, from a threshold that stays where it is, too.
+      event.preventDefault();
+      event.stopPropagation();
+      if (isFixed()) return;
       move(index, places[index] + step);
       view.send("drop", { values: places.slice() });
-      event.preventDefault();
-      // JupyterLab would move to another cell.
-      event.stopPropagation();
     });
     return handle;
   });
