@@ -55,14 +55,15 @@ class TestStepPlayer:
         player = StepPlayer(model)
         model.colorize()
         done(model)
-        assert player.page.shortened == ""
+        assert (player.page.num_steps_set, player.page.shortened) == (4, "")
         model.close()
         started = ViewModel(tiny_colorizer(tiny_diffcolor()), Conditioning(gray=tiny_picture(), prompt="a ball"))
         page = StepPlayer(started).page
         started.settings = started.settings.replace(num_inference_steps=5, strength=0.6)
         started.colorize()
         done(started)
-        assert (page.num_steps, page.shortened) == (3, "of 5, as strength 0.6 leaves the first ones out")
+        assert (page.num_steps, page.num_steps_set) == (3, 5)
+        assert page.shortened == "3 of 5, as strength 0.6 leaves the first ones out"
         started.close()
 
     def test_the_buttons_of_the_page_step_rewind_and_play(self, model):

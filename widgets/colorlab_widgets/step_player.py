@@ -30,6 +30,7 @@ class PlayerPage(PageView):
     frames = traitlets.List(help="PNG of the clean picture predicted at each step, the finished one last").tag(
         sync=True
     )
+    num_steps_set = traitlets.Int(help="That the run's settings ask for; 0 without a run").tag(sync=True)
     shortened = traitlets.Unicode(help="Why the run has fewer steps than are set; empty where it has all").tag(
         sync=True
     )
@@ -63,6 +64,7 @@ class StepPlayer(View):
         model = self.model
         with self.showing, self.page.hold_sync():
             self.page.num_steps = model.num_steps
+            self.page.num_steps_set = 0 if model.run is None else model.run.settings.num_inference_steps
             self.page.shortened = _shortened(model.run)
             self.page.steps_taken = model.steps_taken
             self.page.step = model.step
@@ -99,4 +101,5 @@ def _shortened(run: Run | None) -> str:
     """Say why a run has fewer steps than its settings, as one that begins at a picture."""
     if run is None or run.num_steps >= run.settings.num_inference_steps:
         return ""
-    return f"of {run.settings.num_inference_steps}, as strength {run.settings.strength:g} leaves the first ones out"
+    number = f"{run.num_steps} of {run.settings.num_inference_steps}"
+    return f"{number}, as strength {run.settings.strength:g} leaves the first ones out"

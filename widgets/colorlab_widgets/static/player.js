@@ -31,9 +31,9 @@ function component(view) {
     slider.value = Math.max(at, 0);
     slider.setAttribute("aria-valuetext", words(at, number));
     // A run that begins on the way says so: another number of steps is set than it has.
-    const [, whole] = view.get("shortened").match(/^(of \d+)/) ?? [];
-    place.textContent = at >= number && whole ? `finished, ${number} ${whole} steps` : words(at, number);
-    place.title = whole ? `${number} ${view.get("shortened")}` : "";
+    const whole = view.get("num_steps_set");
+    place.textContent = at >= number && whole > number ? `finished, ${number} of ${whole} steps` : words(at, number);
+    place.title = view.get("shortened");
     for (const card of strip.children) card.setAttribute("aria-selected", String(Number(card.dataset.step) === at));
     if (view.get("is_frame_shown")) showBytes(large, framesOf()[Math.min(at, framesOf().length - 1)]);
     // At the end nothing is left to be taken in another way.
@@ -78,7 +78,7 @@ function component(view) {
     if (shown === view.get("step") || view.get("is_running")) shown = null;
     show();
   });
-  view.follow(["num_steps", "steps_taken", "shortened"], () => {
+  view.follow(["num_steps", "steps_taken", "num_steps_set", "shortened"], () => {
     shown = null;
     show();
   });
