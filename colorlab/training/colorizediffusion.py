@@ -42,6 +42,7 @@ from colorlab.training.exemplars import ExemplarKind, SketchedPictures
 from colorlab.training.grids import picture_grid, run_pictures
 from colorlab.training.grounding import NUM_THINGS, AttentionReader, grounding_loss
 from colorlab.training.latents import EncodedPictures
+from colorlab.training.members import EXEMPLAR_ENCODER
 from colorlab.training.scenes import TEST_SEEDS, exemplar_scene, make_scene, sketch
 from colorlab.training.sketched_kinds import UNKNOWN, KindReader, cell_kinds
 from colorlab.training.sketched_unet import (
@@ -60,8 +61,6 @@ SHARED = {
     "projected_text_encoder": "../clip",
     "tokenizer": "../clip",
 }
-EXEMPLAR_ENCODER = "projected_image_encoder"
-"""Component and folder of the vision tower that reads exemplars, in the Attention model."""
 LINE_ENCODER = "line_encoder"
 """Component and folder of what `LineRecipe` trains."""
 KIND_READER = "kind_reader"
@@ -283,14 +282,13 @@ class ColorizeDiffusionRecipe:
         told = {**card, "strategies": asdict(self.strategies)}
         # What both models read exemplars and lines with lies in the Attention model.
         beside = "" if self._reads_patches else "../colorizediffusion/"
-        shared = dict(SHARED)
+        shared = SHARED | {EXEMPLAR_ENCODER: f"{beside}{EXEMPLAR_ENCODER}"}
         if (folder / beside / LINE_ENCODER).is_dir():
             shared[LINE_ENCODER] = f"{beside}{LINE_ENCODER}"
+        settings: dict[str, Any] = {}
         if self._reads_patches:
             own[EXEMPLAR_ENCODER] = self.edited.encoder
-        else:
-            shared[EXEMPLAR_ENCODER] = f"{beside}{EXEMPLAR_ENCODER}"
-        settings = {"guidance_scale": GUIDANCE_SCALE} if self._reads_patches else {}
+            settings["guidance_scale"] = GUIDANCE_SCALE
         export_model(folder, method="colorizediffusion", own=own, shared=shared, settings=settings, card=told)
 
     def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:

@@ -11,6 +11,9 @@ from colorlab.methods.components import load_component
 from colorlab.networks.libraries import AutoencoderKL, UNet2DConditionModel
 from colorlab.sampling.schedules import NoiseSchedule
 
+EXEMPLAR_ENCODER = "projected_image_encoder"
+"""Component of ColorizeDiffusion that reads exemplars, and its folder in the Attention model."""
+
 
 def find_member(out: Path, *names: str) -> Path:
     """Find a trained member under the first of its names that holds weights: in `out`, else in the shipped family.
@@ -35,6 +38,18 @@ def find_member(out: Path, *names: str) -> Path:
                 return family / name
     places = " or ".join(str(family) for family in families)
     raise StateError(f"There is no trained {names[0]} in {places}; train its recipe first.")
+
+
+def find_exemplar_encoder(out: Path) -> Path:
+    """Find the vision tower that ColorizeDiffusion reads exemplars with, as `find_member` does.
+
+    Raises:
+        StateError: it has not been trained, or there are other words in `out` than those the shipped one belongs to.
+    """
+    folder = find_member(out, "clip-kinds", f"colorizediffusion/{EXEMPLAR_ENCODER}")
+    if (out / "family" / "clip").is_dir() and not folder.is_relative_to(out):
+        raise StateError(f"{out / 'family'} has a clip of its own, but no tower that was told kinds; train clip-kinds.")
+    return folder
 
 
 def load_vae(out: Path, device: torch.device) -> AutoencoderKL:

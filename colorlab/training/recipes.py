@@ -39,13 +39,7 @@ from colorlab.networks.exemplar_projection import ExemplarProjection, Reads
 from colorlab.networks.libraries import CLIPModel, CLIPTokenizer
 from colorlab.training.captions import vocabulary
 from colorlab.training.clip import ClipRecipe, Frozen
-from colorlab.training.colorizediffusion import (
-    EXEMPLAR_ENCODER,
-    KIND_READER,
-    ColorizeDiffusionRecipe,
-    SketchRecipe,
-    Strategies,
-)
+from colorlab.training.colorizediffusion import KIND_READER, ColorizeDiffusionRecipe, SketchRecipe, Strategies
 from colorlab.training.ctrlcolor_members import (
     build_ctrlcolor,
     build_deformable,
@@ -59,7 +53,14 @@ from colorlab.training.latents import CaptionMix, encode_pictures, weights_key
 from colorlab.training.lcad import LcadRecipe, LuminanceRecipe
 from colorlab.training.lines import LineRecipe
 from colorlab.training.loop import Plan, Recipe, export_checkpoint, train
-from colorlab.training.members import family_schedule, find_member, load_lcad_unet, load_vae
+from colorlab.training.members import (
+    EXEMPLAR_ENCODER,
+    family_schedule,
+    find_exemplar_encoder,
+    find_member,
+    load_lcad_unet,
+    load_vae,
+)
 from colorlab.training.photos import photographs_key
 from colorlab.training.pixels import Pictures
 from colorlab.training.prior import PriorRecipe
@@ -74,9 +75,6 @@ NUM_SCENES = 24_000
 
 NUM_SKETCHED_SCENES, NUM_SKETCHED_PHOTOGRAPHS = 5_000, 2_000
 """Pictures that ColorizeDiffusion trains on: tokens of exemplars are 66 KB each."""
-
-_EXEMPLAR_CLIP = ("clip-kinds", f"colorizediffusion/{EXEMPLAR_ENCODER}")
-"""Where the vision tower that ColorizeDiffusion reads exemplars with lies."""
 
 DEFAULT_STRATEGIES = Strategies()
 """What the shipped ColorizeDiffusion does against the distribution problem."""
@@ -287,23 +285,11 @@ def colorizediffusion_recipe(
     return _build_colorizediffusion(pictures, out, cache, device, strategies=strategies)
 
 
-def _find_exemplar_clip(out: Path) -> Path:
-    """Return the folder of the vision tower that exemplars are read with.
-
-    Raises:
-        StateError: there are other words in `out` than those the shipped tower belongs to.
-    """
-    folder = find_member(out, *_EXEMPLAR_CLIP)
-    if (out / "family" / "clip").is_dir() and not folder.is_relative_to(out):
-        raise StateError(f"{out / 'family'} has a clip of its own, but no tower that was told kinds; train clip-kinds.")
-    return folder
-
-
 def _sketched(
     pictures: Pictures, out: Path, cache: Path, device: torch.device, exemplar: ExemplarKind
 ) -> SketchedPictures:
     """Draw sketches and encode exemplars of a part of the corpus."""
-    folder = _find_exemplar_clip(out)
+    folder = find_exemplar_encoder(out)
     encoder = load_component(EXEMPLAR_ENCODER, folder, device=device, dtype=torch.float32)
     return sketch_pictures(
         pictures,
@@ -342,7 +328,7 @@ def _build_colorizediffusion(
     folder = find_member(out, "clip")
     words, encoder = (
         load_component(name, place, device=device, dtype=torch.float32).requires_grad_(False).eval()
-        for name, place in (("projected_text_encoder", folder), (EXEMPLAR_ENCODER, _find_exemplar_clip(out)))
+        for name, place in (("projected_text_encoder", folder), (EXEMPLAR_ENCODER, find_exemplar_encoder(out)))
     )
     text = FrozenText.load(folder, device)
     phrases = phrase_vectors(text.tokenizer, words)
