@@ -24,7 +24,7 @@ _ALIGNED = ("gray", "base_image", "sketch")
 _HASHES = "_content_hashes"
 
 
-USUAL_TARGET_SCALE = 15.0
+USUAL_TARGET_SCALE = 18.0
 """Scale of a text edit unless told otherwise. Ours: patches of the mini family's exemplars project to 10 to 16 on the
 text that names them, in eight of ten; of 60 edits with 9, 12 and 15, 34, 49 and 58 gave their color."""
 

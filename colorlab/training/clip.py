@@ -29,8 +29,8 @@ from colorlab.training.scene_captions import GROUND_PHRASES
 from colorlab.training.token_kinds import TokenKindReader
 
 IMAGE_PX = 128
-FADED_SHARE = 0.3
-"""Share of pictures shown without their color. Ours."""
+FADED_SHARE, KINDS_FADED_SHARE = 0.3, 0.05
+"""Share of pictures shown without their color, and of those that kinds are told of. Ours."""
 PATCH_WEIGHT = 0.5
 """Weight of the patch contrast against the picture contrast. Ours."""
 MENTION_WEIGHT = 0.5
@@ -260,7 +260,8 @@ class ClipRecipe:
         """Draw pictures and everything that is said about them."""
         draws = self.pictures.draw(batch_size, IMAGE_PX, generator)
         images, captions, wrong = draws.images, [], []
-        fading = [self._fading(generator) for _ in range(batch_size)]
+        share = KINDS_FADED_SHARE if self.tells_kinds else FADED_SHARE
+        fading = [self._fading(generator, share=share) for _ in range(batch_size)]
         for position, kind in enumerate(fading):
             if kind:
                 images[position : position + 1] = fade(images[position : position + 1], kind)
@@ -328,7 +329,7 @@ class ClipRecipe:
         return [faded_caption(content, cls._fading(generator, share=1.0), generator) for _ in range(NUM_WRONG)]
 
     @staticmethod
-    def _fading(generator: torch.Generator, *, share: float = FADED_SHARE) -> str:
+    def _fading(generator: torch.Generator, *, share: float) -> str:
         """Draw whether and how a picture loses its color."""
         if torch.rand(1, generator=generator) >= share:
             return ""

@@ -42,7 +42,6 @@ from colorlab.training.exemplars import ExemplarKind, SketchedPictures
 from colorlab.training.grids import picture_grid, run_pictures
 from colorlab.training.grounding import NUM_THINGS, AttentionReader, grounding_loss
 from colorlab.training.latents import EncodedPictures
-from colorlab.training.members import EXEMPLAR_ENCODER
 from colorlab.training.scenes import TEST_SEEDS, exemplar_scene, make_scene, sketch
 from colorlab.training.sketched_kinds import UNKNOWN, KindReader, cell_kinds
 from colorlab.training.sketched_unet import (
@@ -192,6 +191,7 @@ class ColorizeDiffusionRecipe:
         unet: of L-CAD, to begin with.
         sketch_encoder: of stage 1, to begin with.
         projection: of the exemplar's tokens, which says what the model reads.
+        readers: the towers that read exemplars and the texts of edits, by name of the component; stored with the model.
         edited: makes exemplars that are edited by text, read by the Attention model.
         token_map: (D, D) from patches to words, see `fit_token_map`.
         strategies: against the distribution problem.
@@ -208,6 +208,7 @@ class ColorizeDiffusionRecipe:
         unet: UNet2DConditionModel,
         sketch_encoder: SketchEncoder,
         projection: ExemplarProjection,
+        readers: Mapping[str, nn.Module],
         edited: EditedExemplars,
         token_map: torch.Tensor,
         strategies: Strategies,
@@ -216,7 +217,7 @@ class ColorizeDiffusionRecipe:
     ) -> None:
         self.encoded, self.sketched, self.schedule = encoded, sketched, schedule
         self.unet, self.sketch_encoder, self.projection = unet, sketch_encoder, projection
-        self.edited, self.token_map, self.strategies = edited, token_map, strategies
+        self.readers, self.edited, self.token_map, self.strategies = readers, edited, token_map, strategies
         self.kind_reader, self.start = kind_reader, start
 
     @property
@@ -278,17 +279,15 @@ class ColorizeDiffusionRecipe:
             "sketch_encoder": module.sketch_encoder,
             "exemplar_projection": module.projection,
             "scheduler": self.schedule,
+            **self.readers,
         }
         told = {**card, "strategies": asdict(self.strategies)}
-        # What both models read exemplars and lines with lies in the Attention model.
+        shared = {name: place for name, place in SHARED.items() if name not in own}
+        # What both models read lines with lies in the Attention model.
         beside = "" if self._reads_patches else "../colorizediffusion/"
-        shared = SHARED | {EXEMPLAR_ENCODER: f"{beside}{EXEMPLAR_ENCODER}"}
         if (folder / beside / LINE_ENCODER).is_dir():
             shared[LINE_ENCODER] = f"{beside}{LINE_ENCODER}"
-        settings: dict[str, Any] = {}
-        if self._reads_patches:
-            own[EXEMPLAR_ENCODER] = self.edited.encoder
-            settings["guidance_scale"] = GUIDANCE_SCALE
+        settings = {"guidance_scale": GUIDANCE_SCALE} if self._reads_patches else {}
         export_model(folder, method="colorizediffusion", own=own, shared=shared, settings=settings, card=told)
 
     def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:

@@ -12,7 +12,10 @@ from colorlab.networks.libraries import AutoencoderKL, UNet2DConditionModel
 from colorlab.sampling.schedules import NoiseSchedule
 
 EXEMPLAR_ENCODER = "projected_image_encoder"
-"""Component of ColorizeDiffusion that reads exemplars, and its folder in the Attention model."""
+"""Component of ColorizeDiffusion that reads exemplars, and its folder in a model."""
+
+PHRASE_ENCODER = "projected_text_encoder"
+"""Component of ColorizeDiffusion that reads the texts of edits, and its folder in the Attention model."""
 
 
 def find_member(out: Path, *names: str) -> Path:
@@ -40,16 +43,35 @@ def find_member(out: Path, *names: str) -> Path:
     raise StateError(f"There is no trained {names[0]} in {places}; train its recipe first.")
 
 
-def find_exemplar_encoder(out: Path) -> Path:
-    """Find the vision tower that ColorizeDiffusion reads exemplars with, as `find_member` does.
+def find_exemplar_encoder(out: Path, model: str = "colorizediffusion") -> Path:
+    """Find the vision tower that a ColorizeDiffusion model reads exemplars with, as `find_member` does.
+
+    Args:
+        out: as for `find_member`.
+        model: whose tower to take where `clip-kinds` was not trained anew.
 
     Raises:
         StateError: it has not been trained, or there are other words in `out` than those the shipped one belongs to.
     """
-    folder = find_member(out, "clip-kinds", f"colorizediffusion/{EXEMPLAR_ENCODER}")
+    return _of_same_words(out, find_member(out, "clip-kinds", f"{model}/{EXEMPLAR_ENCODER}"), "clip-kinds")
+
+
+def find_phrase_encoder(out: Path) -> Path:
+    """Find the text tower that the Attention model reads edits with; errors as those of `find_exemplar_encoder`."""
+    return _of_same_words(out, find_member(out, "clip-phrases", f"colorizediffusion/{PHRASE_ENCODER}"), "clip-phrases")
+
+
+def _of_same_words(out: Path, folder: Path, recipe: str) -> Path:
+    """Refuse a shipped tower beside a CLIP that was trained anew."""
     if (out / "family" / "clip").is_dir() and not folder.is_relative_to(out):
-        raise StateError(f"{out / 'family'} has a clip of its own, but no tower that was told kinds; train clip-kinds.")
+        raise StateError(f"{out / 'family'} has a clip of its own, but no {recipe}, which depends on it; train it.")
     return folder
+
+
+def load_frozen(name: str, folder: Path, device: torch.device) -> tuple[torch.nn.Module, Path]:
+    """Load a component that is not trained; return it and its folder."""
+    component = load_component(name, folder, device=device, dtype=torch.float32)
+    return component.requires_grad_(False).eval(), folder
 
 
 def load_vae(out: Path, device: torch.device) -> AutoencoderKL:

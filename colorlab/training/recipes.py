@@ -10,6 +10,7 @@
 | `clip-words` | clip | `family/clip`: same vision tower, other words: UNets have to be trained anew |
 | `clip-vision` | clip | `family/clip`: same words, vision tower trained on; hashes in the models' indexes anew |
 | `clip-kinds` | clip | `family/clip-kinds`: same words, a vision tower that tells kinds apart, for ColorizeDiffusion |
+| `clip-phrases` | clip, clip-kinds | `family/clip-phrases`: a text tower that tells kinds apart, for the same |
 | `prior` | vae, clip | `family/prior` |
 | `lcad-luminance` | vae | `family/luminance` |
 | `lcad` | vae, clip, prior, luminance | `family/lcad` |
@@ -19,7 +20,7 @@
 | `ctrlcolor` | vae, clip, and the two before | `family/ctrlcolor` |
 | `ctrlcolor-deformable` | vae, clip, ctrlcolor | the deformable decoder in `family/ctrlcolor` |
 | `colorizediffusion-sketch` | vae, luminance, lcad | `family/sketch` |
-| `colorizediffusion` | vae, clip, clip-kinds, lcad, sketch | `family/colorizediffusion`, reads patches |
+| `colorizediffusion` | vae, clip, clip-kinds, clip-phrases, lcad, sketch | `family/colorizediffusion`, reads patches |
 | `colorizediffusion-cls` | all these, colorizediffusion | `family/colorizediffusion-cls`, reads the class token |
 | `colorizediffusion-lines` | vae, clip, colorizediffusion | the line encoder in `family/colorizediffusion` |
 """
@@ -36,9 +37,14 @@ from colorlab.errors import StateError
 from colorlab.methods.components import load_component
 from colorlab.methods.folder import read_index, write_index
 from colorlab.networks.exemplar_projection import ExemplarProjection, Reads
-from colorlab.networks.libraries import CLIPModel, CLIPTokenizer
-from colorlab.training.captions import vocabulary
-from colorlab.training.clip import ClipRecipe, Frozen
+from colorlab.training.clip import ClipRecipe
+from colorlab.training.clip_members import (
+    build_clip,
+    build_clip_kinds,
+    build_clip_phrases,
+    build_clip_vision,
+    build_clip_words,
+)
 from colorlab.training.colorizediffusion import KIND_READER, ColorizeDiffusionRecipe, SketchRecipe, Strategies
 from colorlab.training.ctrlcolor_members import (
     build_ctrlcolor,
@@ -55,9 +61,12 @@ from colorlab.training.lines import LineRecipe
 from colorlab.training.loop import Plan, Recipe, export_checkpoint, train
 from colorlab.training.members import (
     EXEMPLAR_ENCODER,
+    PHRASE_ENCODER,
     family_schedule,
     find_exemplar_encoder,
     find_member,
+    find_phrase_encoder,
+    load_frozen,
     load_lcad_unet,
     load_vae,
 )
@@ -67,7 +76,6 @@ from colorlab.training.prior import PriorRecipe
 from colorlab.training.sketched_kinds import KindReader
 from colorlab.training.sketched_unet import SketchedUnet, without_taps
 from colorlab.training.token_words import measure_similarity, phrase_vectors, token_map_of
-from colorlab.training.tokenizer import train_tokenizer
 from colorlab.training.vae import VaeRecipe
 
 NUM_SCENES = 24_000
@@ -85,6 +93,7 @@ PLANS: dict[str, Plan] = {
     "clip-words": Plan(steps=1_500, batch_size=64, learning_rate=1e-3, ema_decay=0.995, weight_decay=0.05, warmup=50),
     "clip-vision": Plan(steps=300, batch_size=64, learning_rate=3e-4, ema_decay=0.98, weight_decay=0.05, warmup=20),
     "clip-kinds": Plan(steps=3_000, batch_size=32, learning_rate=1e-3, ema_decay=0.99, weight_decay=0.02, warmup=30),
+    "clip-phrases": Plan(steps=600, batch_size=24, learning_rate=1e-3, ema_decay=0.98, weight_decay=0.02, warmup=20),
     "prior": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
     "lcad-luminance": Plan(steps=2_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
     "lcad": Plan(steps=8_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
@@ -100,18 +109,13 @@ PLANS: dict[str, Plan] = {
 }
 """How long each recipe trains unless told otherwise; what the shipped weights got is in their model cards."""
 
-VISION_PHOTOGRAPH_SHARE = 0.7
-"""Share of photographs in a batch of `clip-vision`; ours: they are harder to tell from gray than scenes are."""
-
-KINDS_PHOTOGRAPH_SHARE = 0.25
-"""Share of photographs in a batch of `clip-kinds`, of which nobody tells what their patches show. Ours."""
-
 MEMBERS = {
     "vae": "vae",
     "clip": "clip",
     "clip-words": "clip",
     "clip-vision": "clip",
     "clip-kinds": "clip-kinds",
+    "clip-phrases": "clip-phrases",
     "prior": "prior",
     "lcad-luminance": "luminance",
     "lcad": "lcad",
@@ -186,6 +190,11 @@ def run_recipe(
 
 def _start_warm(recipe: Recipe, name: str, out: Path, device: torch.device) -> None:
     """Let a recipe go on from the member that is there already."""
+    if isinstance(recipe, ClipRecipe) and recipe.tells_kinds and recipe.start is not None:
+        tower: Any = load_component(EXEMPLAR_ENCODER, find_exemplar_encoder(out), device=device, dtype=torch.float32)
+        recipe.start.vision_model.load_state_dict(tower.vision_model.state_dict())
+        recipe.start.visual_projection.load_state_dict(tower.visual_projection.state_dict())
+        return
     if isinstance(recipe, SketchRecipe):
         encoder = find_member(out, MEMBERS[name], "colorizediffusion/sketch_encoder")
         recipe.start = load_component("sketch_encoder", encoder, device=device, dtype=torch.float32)
@@ -200,7 +209,9 @@ def _start_warm(recipe: Recipe, name: str, out: Path, device: torch.device) -> N
         unet, encoder, projection = (
             load_component(part, folder / part, device=device, dtype=torch.float32) for part in names
         )
-        recipe.start = SketchedUnet(unet, encoder, projection, recipe.kind_reader)
+        # What was measured of the towers that are there now stays in its configuration.
+        recipe.projection.load_state_dict(projection.state_dict())
+        recipe.start = SketchedUnet(unet, encoder, recipe.projection, recipe.kind_reader)
 
 
 def refresh_indexes(family: Path) -> None:
@@ -215,28 +226,6 @@ def refresh_indexes(family: Path) -> None:
 
 def _build_vae(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
     return VaeRecipe(pictures)
-
-
-def _build_clip(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    return ClipRecipe(pictures, train_tokenizer(vocabulary(pictures.photographs.labels), cache / "tokenizer"))
-
-
-def _go_on_with_clip(pictures: Pictures, out: Path, frozen: Frozen, *, tells_kinds: bool = False) -> Recipe:
-    folder = find_member(out, "clip")
-    start = CLIPModel.from_pretrained(folder, dtype=torch.float32)
-    return ClipRecipe(pictures, CLIPTokenizer.from_pretrained(folder), start, frozen, tells_kinds)
-
-
-def _build_clip_words(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    return _go_on_with_clip(pictures, out, "vision")
-
-
-def _build_clip_vision(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    return _go_on_with_clip(replace(pictures, photograph_share=VISION_PHOTOGRAPH_SHARE), out, "words")
-
-
-def _build_clip_kinds(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    return _go_on_with_clip(replace(pictures, photograph_share=KINDS_PHOTOGRAPH_SHARE), out, "words", tells_kinds=True)
 
 
 def _build_prior(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> PriorRecipe:
@@ -286,14 +275,12 @@ def colorizediffusion_recipe(
 
 
 def _sketched(
-    pictures: Pictures, out: Path, cache: Path, device: torch.device, exemplar: ExemplarKind
+    pictures: Pictures, encoder: torch.nn.Module, folder: Path, cache: Path, exemplar: ExemplarKind
 ) -> SketchedPictures:
-    """Draw sketches and encode exemplars of a part of the corpus."""
-    folder = find_exemplar_encoder(out)
-    encoder = load_component(EXEMPLAR_ENCODER, folder, device=device, dtype=torch.float32)
+    """Draw sketches and encode exemplars of a part of the corpus by the tower that lies in `folder`."""
     return sketch_pictures(
         pictures,
-        encoder.requires_grad_(False).eval(),
+        encoder,
         cache,
         key=weights_key(*folder.glob("*.safetensors")),
         exemplar=exemplar,
@@ -308,11 +295,14 @@ def _build_sketch(pictures: Pictures, out: Path, cache: Path, device: torch.devi
     named = (encoder.requires_grad_(False).eval(), weights_key(*luminance.glob("*.safetensors")))
     key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
     encoded = encode_pictures(pictures, load_vae(out, device), cache, key=key, luminance=named)
-    return SketchRecipe(encoded, _sketched(pictures, out, cache, device, "arranged"), load_lcad_unet(out, device))
+    tower = load_frozen(EXEMPLAR_ENCODER, find_exemplar_encoder(out), device)
+    sketched = _sketched(pictures, *tower, cache, "arranged")
+    return SketchRecipe(encoded, sketched, load_lcad_unet(out, device))
 
 
 def _build_lines(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    sketched = _sketched(pictures, out, cache, device, DEFAULT_STRATEGIES.exemplar)
+    tower = load_frozen(EXEMPLAR_ENCODER, find_exemplar_encoder(out), device)
+    sketched = _sketched(pictures, *tower, cache, DEFAULT_STRATEGIES.exemplar)
     return LineRecipe(pictures, sketched, load_vae(out, device))
 
 
@@ -325,15 +315,17 @@ def _build_colorizediffusion(
     reads: Reads = "local",
     strategies: Strategies = DEFAULT_STRATEGIES,
 ) -> ColorizeDiffusionRecipe:
-    folder = find_member(out, "clip")
-    words, encoder = (
-        load_component(name, place, device=device, dtype=torch.float32).requires_grad_(False).eval()
-        for name, place in (("projected_text_encoder", folder), (EXEMPLAR_ENCODER, find_exemplar_encoder(out)))
+    # Whole pictures, which a class token stands for, are told apart by the words that the family's CLIP learned.
+    reads_patches = reads == "local"
+    text = FrozenText.load(find_member(out, "clip"), device)
+    words, _ = load_frozen(
+        PHRASE_ENCODER, find_phrase_encoder(out) if reads_patches else find_member(out, "clip"), device
     )
-    text = FrozenText.load(folder, device)
+    model = "colorizediffusion" if reads_patches else "colorizediffusion-cls"
+    encoder, folder = load_frozen(EXEMPLAR_ENCODER, find_exemplar_encoder(out, model), device)
     phrases = phrase_vectors(text.tokenizer, words)
     polarity, _, present = measure_similarity(encoder, phrases)
-    sketched = _sketched(pictures, out, cache, device, strategies.exemplar)
+    sketched = _sketched(pictures, encoder, folder, cache, strategies.exemplar)
     key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -344,7 +336,7 @@ def _build_colorizediffusion(
     known_kinds = sketch_folder / KIND_READER
     kind_reader = KindReader.from_pretrained(known_kinds).to(device) if known_kinds.is_dir() else None
     start = None
-    if reads == "global":
+    if not reads_patches:
         # The class token knows less than the patches; a network that paints by patches already is half of the way.
         known = find_member(out, "colorizediffusion")
         parts = [
@@ -359,6 +351,7 @@ def _build_colorizediffusion(
         unet=load_lcad_unet(out, device),
         sketch_encoder=load_component("sketch_encoder", sketch_folder, device=device, dtype=torch.float32),
         projection=projection,
+        readers={EXEMPLAR_ENCODER: encoder} | ({PHRASE_ENCODER: words} if reads_patches else {}),
         edited=EditedExemplars(encoder, phrases, polarity),
         token_map=token_map_of(sketched, pictures.scenes, len(pictures.photographs), text, phrases),
         strategies=strategies,
@@ -369,10 +362,11 @@ def _build_colorizediffusion(
 
 _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "vae": _build_vae,
-    "clip": _build_clip,
-    "clip-words": _build_clip_words,
-    "clip-vision": _build_clip_vision,
-    "clip-kinds": _build_clip_kinds,
+    "clip": build_clip,
+    "clip-words": build_clip_words,
+    "clip-vision": build_clip_vision,
+    "clip-kinds": build_clip_kinds,
+    "clip-phrases": build_clip_phrases,
     "prior": _build_prior,
     "lcad-luminance": _build_luminance,
     "lcad": _build_lcad,

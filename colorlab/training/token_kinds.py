@@ -42,7 +42,8 @@ class TokenKindReader(nn.Module):
             labels: S * N, "color kind" of the object that covers a patch, or "".
 
         Returns:
-            Mean cross-entropy over the patches of objects, and over scenes and kinds; 0 where no scene has an object.
+            Mean cross-entropy over the patches of objects; and over the kinds that are there and those that are not,
+            which are many more, as much each. 0 where no scene has an object.
         """
         covered = torch.tensor([index for index, label in enumerate(labels) if label], device=tokens.device)
         if not len(covered):
@@ -51,9 +52,12 @@ class TokenKindReader(nn.Module):
         kinds = [names.index(label.split(" ", 1)[1]) for label in labels if label]
         patches = self.of_patch(tokens[:, 1:].flatten(0, 1)[covered])
         colors = self.of_picture(tokens[:, 0]).unflatten(-1, (len(KINDS), -1)).transpose(1, 2)
+        shown = kind_colors(labels, len(tokens)).to(tokens.device)
+        errors = functional.cross_entropy(colors, shown, ignore_index=_UNKNOWN, reduction="none")
+        parts = [errors[there] for there in (shown > _ABSENT, shown == _ABSENT) if there.any()]
         return (
             functional.cross_entropy(patches, torch.tensor(kinds, device=tokens.device)),
-            functional.cross_entropy(colors, kind_colors(labels, len(tokens)).to(tokens.device), ignore_index=_UNKNOWN),
+            torch.stack([part.mean() for part in parts]).mean() if parts else tokens.sum() * 0,
         )
 
 

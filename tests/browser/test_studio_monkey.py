@@ -101,10 +101,12 @@ def play(lab, open_notebook, seconds, *, max_growth_mb):
     assert studio.value("disagreements()") == []
     assert number > seconds / 20
     assert grown_mb < max_growth_mb
-    # It still does its work.
-    studio.kernel("model.conditioning = model.conditioning.replace(prompt='a red ball')")
+    # It still does its work; a mask that was drawn for words that are gone would be refused, as it should be.
+    studio.kernel("model.conditioning = model.conditioning.replace(prompt='a red ball', masks={})")
     studio.kernel("model.settings = model.settings.replace(num_inference_steps=3, seed=123); model.apply()")
-    studio.wait_until(lambda: studio.value("model.run.is_finished and model.run.settings.seed == 123"), "a run")
+    is_there = "model.run is not None and model.run.is_finished and model.run.settings.seed == 123"
+    studio.wait_until(lambda: studio.value(f"({is_there}) or model.error != ''"), "a run")
+    assert studio.value("model.error") == ""
     studio.open_tab("Attention")
     studio.wait_idle()
     studio.check_picture()

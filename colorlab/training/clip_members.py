@@ -1,0 +1,63 @@
+"""What the recipes of the family's CLIP, and of ColorizeDiffusion's own towers, are built from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from colorlab.networks.libraries import CLIPModel, CLIPTokenizer
+from colorlab.training.captions import vocabulary
+from colorlab.training.clip import ClipRecipe, Frozen
+from colorlab.training.denoising import FrozenText
+from colorlab.training.loop import Recipe
+from colorlab.training.members import (
+    EXEMPLAR_ENCODER,
+    PHRASE_ENCODER,
+    find_exemplar_encoder,
+    find_member,
+    load_frozen,
+)
+from colorlab.training.phrases import PhraseRecipe
+from colorlab.training.pixels import Pictures
+from colorlab.training.tokenizer import train_tokenizer
+
+VISION_PHOTOGRAPH_SHARE = 0.7
+"""Share of photographs in a batch of `clip-vision`; ours: they are harder to tell from gray than scenes are."""
+
+KINDS_PHOTOGRAPH_SHARE = 0.25
+"""Share of photographs in a batch of `clip-kinds`, of which nobody tells what their patches show. Ours."""
+
+
+def build_clip(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    """Build `clip`; arguments as everywhere in `recipes`."""
+    return ClipRecipe(pictures, train_tokenizer(vocabulary(pictures.photographs.labels), cache / "tokenizer"))
+
+
+def build_clip_words(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    """Build `clip-words`."""
+    return _go_on_with_clip(pictures, out, "vision")
+
+
+def build_clip_vision(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    """Build `clip-vision`."""
+    return _go_on_with_clip(replace(pictures, photograph_share=VISION_PHOTOGRAPH_SHARE), out, "words")
+
+
+def build_clip_kinds(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    """Build `clip-kinds`."""
+    return _go_on_with_clip(replace(pictures, photograph_share=KINDS_PHOTOGRAPH_SHARE), out, "words", tells_kinds=True)
+
+
+def build_clip_phrases(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
+    """Build `clip-phrases`."""
+    folder = find_member(out, "clip")
+    text = FrozenText.load(folder, device)
+    text.encoder, _ = load_frozen(PHRASE_ENCODER, folder, device)
+    tower, _ = load_frozen(EXEMPLAR_ENCODER, find_exemplar_encoder(out), device)
+    return PhraseRecipe(replace(pictures, photograph_share=0.0), text, tower)
+
+
+def _go_on_with_clip(pictures: Pictures, out: Path, frozen: Frozen, *, tells_kinds: bool = False) -> Recipe:
+    folder = find_member(out, "clip")
+    start = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+    return ClipRecipe(pictures, CLIPTokenizer.from_pretrained(folder), start, frozen, tells_kinds)

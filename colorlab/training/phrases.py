@@ -1,0 +1,147 @@
+"""Recipe `clip-phrases`: a text tower for which phrases of the same color and different kinds differ.
+
+The family's CLIP learned its words from captions, where colors decide: its "the red car" and "the red boat" have a
+cosine of 0.996, so that a text edit of ColorizeDiffusion that names the car finds the boat as well. No projection mends
+that, because the states it would read have a cosine of 0.998. This recipe trains a text tower of ColorizeDiffusion's
+own, against patches of scenes; what other models read of the family's CLIP stays as it is.
+
+Source: ours; scenes tell exactly what every patch shows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+from colorlab.color import COLORS
+from colorlab.methods.components import save_component
+from colorlab.training.clip import encode_images
+from colorlab.training.corpus import GROUND_INDEX, NO_THING, SKY_INDEX
+from colorlab.training.denoising import FrozenText
+from colorlab.training.grids import picture_grid
+from colorlab.training.pixels import Draws, Pictures
+from colorlab.training.scene_captions import GROUND_PHRASES, SKY_PHRASES
+from colorlab.training.scene_kinds import KINDS
+
+__all__ = ["PhraseRecipe"]
+
+IMAGE_PX = 128
+LOGIT_SCALE = 0.5
+"""Factor between the projection of a patch on a text and its logit. Ours: an object's patches come to lie at about 16
+on their own phrase."""
+WORDINGS = (
+    ("the {color} {kind}", "a {color} {kind}", "{color} {kind}"),
+    ("the {kind}", "a {kind}", "{kind}"),
+    ("something {color}", "{color}"),
+)
+"""Ways to name an object, by what is named. Ours."""
+_BACKDROPS = {("sky", name): f"the {name} sky" for name in SKY_PHRASES} | {
+    ("ground", name): phrase.split(" ", 1)[1] for name, phrase in GROUND_PHRASES.items()
+}
+_THINGS = tuple((color, kind) for color in COLORS for kind in KINDS)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """One wording of everything that scenes show.
+
+    Args:
+        texts: all different ones.
+        index: of the text that names a thing; what it cannot name is left out.
+    """
+
+    texts: tuple[str, ...]
+    index: Mapping[tuple[str, str], int]
+
+    @classmethod
+    def of(cls, wording: str) -> "_Names":
+        """Word every thing; backdrops have names of their own, unless nothing but a color is named."""
+        named = {thing: wording.format(color=thing[0], kind=thing[1]) for thing in _THINGS}
+        if "{kind}" in wording:
+            named |= _BACKDROPS
+        texts = tuple(dict.fromkeys(named.values()))
+        return cls(texts, {thing: texts.index(text) for thing, text in named.items()})
+
+
+@dataclass
+class PhraseRecipe:
+    """Train a text tower against the patches of a frozen vision tower.
+
+    Args:
+        pictures: whose scenes to train on.
+        text: tokenizer and text tower to begin with, a `CLIPTextModelWithProjection`.
+        image_encoder: frozen vision tower with its projection.
+    """
+
+    pictures: Pictures
+    text: FrozenText
+    image_encoder: nn.Module
+    name: str = field(default="clip-phrases", init=False)
+
+    def trainable(self) -> nn.Module:
+        """Return the text tower."""
+        encoder: nn.Module = self.text.encoder
+        return encoder.requires_grad_()
+
+    def loss(self, module: Any, generator: torch.Generator, batch_size: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """Contrast each patch of a batch of scenes with everything that one wording of each sort can name."""
+        draws = self.pictures.draw(batch_size, IMAGE_PX, generator)
+        with torch.no_grad():
+            patches = encode_images(self.image_encoder, draws.images)[:, 1:].flatten(0, 1)
+        shown = self._shown(draws)
+        losses: list[torch.Tensor] = []
+        numbers: dict[str, float] = {}
+        for sort, wordings in zip(("phrase", "kind", "color"), self._named, strict=True):
+            names = wordings[int(torch.randint(len(wordings), (1,), generator=generator))]
+            targets = torch.tensor([NO_THING if thing is None else names.index.get(thing, NO_THING) for thing in shown])
+            vectors = self._encoded(module, names.texts)
+            logits = LOGIT_SCALE * patches[targets >= 0] @ vectors.T
+            losses.append(functional.cross_entropy(logits, targets[targets >= 0]))
+            right = logits.argmax(-1) == targets[targets >= 0]
+            numbers |= {f"{sort}_loss": float(losses[-1].detach()), f"{sort}_top1": float(right.float().mean())}
+        return torch.stack(losses).mean(), numbers
+
+    def export(self, folder: Path, module: nn.Module, card: Mapping[str, object]) -> None:
+        """Save the text tower in float16."""
+        save_component("projected_text_encoder", module.to(torch.float16), folder)
+        module.to(torch.float32)
+
+    @torch.no_grad()
+    def sample_grid(self, module: Any, folder: Path) -> Image.Image:
+        """Show scenes above the projection of their patches on the phrase of their first object."""
+        draws = self.pictures.draw(8, IMAGE_PX, torch.Generator().manual_seed(1))
+        patches = encode_images(self.image_encoder, draws.images)[:, 1:]
+        things = [self.pictures.scenes.things[index][0] for index in draws.scenes]
+        vectors = self._encoded(module, [WORDINGS[0][0].format(color=color, kind=kind) for color, kind in things])
+        side = round(patches.shape[1] ** 0.5)
+        maps = torch.einsum("bnd,bd->bn", patches, vectors).view(-1, 1, side, side)
+        low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+        return picture_grid([draws.images, functional.interpolate((maps - low) / (high - low), size=IMAGE_PX)])
+
+    @cached_property
+    def _named(self) -> tuple[tuple[_Names, ...], ...]:
+        """Everything that scenes show in every wording."""
+        return tuple(tuple(_Names.of(wording) for wording in sort) for sort in WORDINGS)
+
+    def _encoded(self, encoder: Any, texts: Sequence[str]) -> torch.Tensor:
+        """Encode K texts into unit vectors, (K, D)."""
+        tokens = self.text.tokenizer(list(texts), padding=True, return_tensors="pt").to(encoder.device)
+        vectors: torch.Tensor = encoder(input_ids=tokens["input_ids"]).text_embeds
+        return functional.normalize(vectors, dim=-1)
+
+    def _shown(self, draws: Draws) -> list[tuple[str, str] | None]:
+        """Tell what every patch of a batch shows, S * N of them; None where it is mixed."""
+        scenes, shown = self.pictures.scenes, []
+        for index, mirrored in zip(draws.scenes, draws.mirrored, strict=True):
+            patches = scenes.patches[index]
+            sky, ground = scenes.backdrops[index]
+            named: dict[int, tuple[str, str]] = dict(enumerate(scenes.things[index]))
+            named |= {SKY_INDEX: ("sky", sky), GROUND_INDEX: ("ground", ground)}
+            shown += [named.get(number) for number in (patches[:, ::-1] if mirrored else patches).flatten().tolist()]
+        return shown
