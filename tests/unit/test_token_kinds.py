@@ -45,3 +45,15 @@ def test_right_tokens_cost_nothing_and_wrong_ones_do():
     tokens[0, 1, CAR] = tokens[0, 2, FISH] = 50.0
     assert float(reader(tokens, labels)[0].detach()) < 0.1
     assert float(reader(tokens, labels[::-1])[0].detach()) > 10
+
+
+def test_the_kinds_that_are_there_count_as_much_as_the_many_that_are_not():
+    reader = TokenKindReader(4)
+    for layer in (reader.of_patch, reader.of_picture):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        # Sure that no kind is there at all: right of fifteen kinds, and as wrong as can be of the one car.
+        reader.of_picture.bias.view(len(KINDS), -1)[:, 0] = 10.0
+    _, error = reader(torch.zeros(1, 2, 4), ["red car"])
+    assert 4.9 < float(error.detach()) < 5.1

@@ -1,0 +1,86 @@
+"""Recipe `clip-phrases`: what wordings name, what patches are told to be, and that kinds are told apart by it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from colorlab.data import data_folder
+from colorlab.methods.components import load_component
+from colorlab.training.corpus import GROUND_INDEX, SKY_INDEX, scene_corpus
+from colorlab.training.denoising import FrozenText
+from colorlab.training.loop import batch_generator
+from colorlab.training.members import EXEMPLAR_ENCODER, PHRASE_ENCODER
+from colorlab.training.photos import Photographs
+from colorlab.training.phrases import WORDINGS, PhraseRecipe, _Names
+from colorlab.training.pixels import Draws, Pictures
+from colorlab.training.scene_kinds import KINDS
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Pictures:
+    photographs = Photographs(np.zeros((1, 160, 160, 3), np.uint8), ("cat",), ("a.png",))
+    return Pictures(scene_corpus(16, tmp_path_factory.mktemp("scenes")), photographs, ("gray",), photograph_share=0.0)
+
+
+@pytest.fixture
+def recipe(pictures) -> PhraseRecipe:
+    mini = data_folder() / "mini"
+    text = FrozenText.load(mini / "clip", CPU)
+    text.encoder = load_component(PHRASE_ENCODER, mini / "clip", device=CPU, dtype=torch.float32).eval()
+    tower = mini / "colorizediffusion" / EXEMPLAR_ENCODER
+    image_encoder = load_component(EXEMPLAR_ENCODER, tower, device=CPU, dtype=torch.float32)
+    return PhraseRecipe(pictures, text, image_encoder.requires_grad_(False).eval())
+
+
+def test_every_wording_names_what_it_can_and_backdrops_beside_kinds():
+    for sort, number in zip(WORDINGS, (12 * len(KINDS), len(KINDS), 12), strict=True):
+        for wording in sort:
+            names = _Names.of(wording)
+            things = {text for (first, _), text in ((key, names.texts[at]) for key, at in names.index.items())}
+            assert things == set(names.texts)
+            backdrops = sum(("sky", sky) in names.index for sky in ("clear", "sunset", "overcast", "dusk"))
+            assert backdrops == (4 if "{kind}" in wording else 0)
+            assert len(names.texts) >= number
+
+
+def test_a_mirrored_scene_shows_its_things_mirrored(recipe):
+    plain, mirrored = (
+        np.array([str(thing) for thing in recipe._shown(Draws(torch.zeros(1, 3, 128, 128), (), (2,), (flag,)))])
+        for flag in (False, True)
+    )
+    assert (plain.reshape(16, 16)[:, ::-1] == mirrored.reshape(16, 16)).all()
+    patches = recipe.pictures.scenes.patches[2].flatten()
+    sky, ground = recipe.pictures.scenes.backdrops[2]
+    assert set(plain[patches == SKY_INDEX]) <= {str(("sky", sky))}
+    assert set(plain[patches == GROUND_INDEX]) <= {str(("ground", ground))}
+    assert set(plain[patches == 0]) <= {str(recipe.pictures.scenes.things[2][0])}
+
+
+def test_training_takes_texts_of_different_kinds_apart_and_the_export_keeps_it(recipe, tmp_path: Path):
+    module = recipe.trainable()
+
+    def likeness(encoder) -> float:
+        """Return the mean cosine of a red thing and one of another kind."""
+        with torch.no_grad():
+            vectors = recipe._encoded(encoder, [f"the red {kind}" for kind in KINDS])
+        return float((vectors @ vectors.T)[~torch.eye(len(KINDS), dtype=torch.bool)].mean())
+
+    before = likeness(module)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    losses = []
+    for step in range(8):
+        loss, numbers = recipe.loss(module, batch_generator(0, step), 4)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.1
+    assert set(numbers) == {f"{sort}_{what}" for sort in ("phrase", "kind", "color") for what in ("loss", "top1")}
+    assert likeness(module) < before - 0.02
+    recipe.export(tmp_path, module, {})
+    again = load_component(PHRASE_ENCODER, tmp_path, device=CPU, dtype=torch.float32).eval()
+    assert likeness(again) == pytest.approx(likeness(module), abs=2e-3)
