@@ -113,7 +113,7 @@ def test_what_does_not_act_is_said_and_the_picture_is_made(
     assert Image.open(out).size == (56, 40)
 
 
-def test_what_can_not_be_drawn_from_is_refused_in_one_sentence(
+def test_what_cannot_be_drawn_from_is_refused_in_one_sentence(
     model: str, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.png"

@@ -274,7 +274,7 @@ def test_codings_of_an_opened_file_are_repeated(lcad, tmp_path):
         ({"pixel": (1, float("nan"))}, RangeError, "pixel is"),
     ],
 )
-def test_what_can_not_be_answered_says_so(lcad, asked, error, message):
+def test_what_cannot_be_answered_says_so(lcad, asked, error, message):
     with pytest.raises(error, match=message):
         lcad.attention(**{"step": 1, **asked})
 

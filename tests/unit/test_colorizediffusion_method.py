@@ -332,7 +332,7 @@ def test_other_sizes_and_aspects_are_taken(colorizer, drawing, exemplar):
         Conditioning(gray=np.zeros((32, 32), np.uint8), sketch=drawing)
 
 
-def test_what_can_not_act_is_said_in_one_sentence(colorizer, drawing, exemplar):
+def test_what_cannot_act_is_said_in_one_sentence(colorizer, drawing, exemplar):
     gray = np.full((8, 8, 3), 90, np.uint8)
     edit = Manipulation("blue", 5.0)
     erasing = Manipulation("blue", 5.0, control_text="car", enhance=True)

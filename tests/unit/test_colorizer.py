@@ -227,7 +227,7 @@ def test_devices_and_dtypes_that_do_not_exist_are_refused(saved):
         colorlab.load(str(saved), dtype=torch.int8)
 
 
-def test_a_folder_that_can_not_be_written_is_said_so(colorizer, tmp_path):
+def test_a_folder_that_cannot_be_written_is_said_so(colorizer, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ColorlabError, match="cannot be written"):
         colorizer.save_pretrained(tmp_path / "file" / "model")
@@ -266,7 +266,7 @@ def test_a_run_starts_from_a_picture_a_conditioning_or_fields(colorizer, picture
     assert colorizer.method.network_calls["luminance_encoder"] == 1
 
 
-def test_what_can_not_be_started_is_refused(colorizer, picture):
+def test_what_cannot_be_started_is_refused(colorizer, picture):
     with pytest.raises(RangeError, match="Two pictures came"):
         colorizer.start(picture, gray=picture)
     with pytest.raises(RangeError, match="lcad needs gray"):

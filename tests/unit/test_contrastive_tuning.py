@@ -150,7 +150,7 @@ def test_crops_are_a_function_of_the_generator_and_the_first_is_the_picture():
     assert not torch.equal(crops[0], random_crops(image, 3, iteration_generator(0, "contrastive", 6)))
 
 
-def test_a_model_without_clip_can_not_be_judged():
+def test_a_model_without_clip_cannot_be_judged():
     method = tiny_diffcolor()
     del method.components["projected_image_encoder"]
     with pytest.raises(StateError, match="no projected_image_encoder"):

@@ -334,7 +334,7 @@ def test_the_published_modes_give_what_they_say(base_image, is_published):
     assert free["rim"].any()
 
 
-def test_as_published_says_that_it_can_not_keep_the_rest(base_image):
+def test_as_published_says_that_it_cannot_keep_the_rest(base_image):
     cond = Conditioning(gray=base_image, base_image=base_image, strokes=[RED])
     prepared = prepare(cond, Settings(num_inference_steps=4, as_published=True))
     assert any("cannot keep the rest" in note for note in prepared.notes)

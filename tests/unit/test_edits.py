@@ -355,7 +355,7 @@ def test_the_model_is_restored_when_sampling_is_interrupted(run, error):
         (lambda: "Remove red", RangeError, "edits hold 'Remove red'"),
     ],
 )
-def test_what_can_not_work_is_told_when_the_branch_is_made(run, make, error, message):
+def test_what_cannot_work_is_told_when_the_branch_is_made(run, make, error, message):
     num_runs, edit = len(run.tree), make()
     with pytest.raises(error, match=message):
         run.branch(0, edits=[edit])

@@ -31,7 +31,7 @@ def drawn(*shape):
     return torch.randn(shape, generator=GENERATOR)
 
 
-def test_a_shuffle_of_tokens_can_not_change_what_cross_attention_says():
+def test_a_shuffle_of_tokens_cannot_change_what_cross_attention_says():
     unet = tiny_unet(4).eval().double()
     tokens, sample = drawn(2, 9, 16).double(), drawn(2, 4, 8, 8).double()
     with torch.no_grad():

@@ -151,7 +151,7 @@ def test_exhibits_that_do_not_fit_are_told(changes: dict[str, Any], error: type[
         heat(**changes)
 
 
-def test_files_that_can_not_be_are_told(tmp_path: Path) -> None:
+def test_files_that_cannot_be_are_told(tmp_path: Path) -> None:
     with pytest.raises(RangeError, match=r"saved as \.npz, \.csv"):
         heat().save(tmp_path / "x.tiff")
     (tmp_path / "file").write_text("")

@@ -149,7 +149,7 @@ def test_the_hooks_are_gone_when_it_is_stopped_in_a_call(run, monkeypatch, error
     assert replay_step(moment_of(run, 1), attention_sites(run)).verdict.name == "exact"
 
 
-def test_a_step_that_can_not_be_repeated_is_told():
+def test_a_step_that_cannot_be_repeated_is_told():
     run = tiny_colorizer().start(tiny_picture(*SIZE), prompt="a red car")
     run.step()
     with torch.no_grad():

@@ -96,7 +96,7 @@ def test_targets_that_do_not_fit_say_why(components, target, message):
         ("a photo of", "No object was found"),
     ],
 )
-def test_contexts_that_can_not_be_used_say_why(components, context, message):
+def test_contexts_that_cannot_be_used_say_why(components, context, message):
     with pytest.raises(RangeError, match=message):
         rewrite(context, components)
 

@@ -319,7 +319,7 @@ def test_lightness_is_kept_for_every_gray_level_and_every_hue() -> None:
     assert lightness_error(finish_keep_lightness(decoded, gray), gray) < 0.5
 
 
-def test_rounding_alone_can_not_break_the_lightness() -> None:
+def test_rounding_alone_cannot_break_the_lightness() -> None:
     # Lightness rises with each channel, so the worst rounding moves all three half a level the same way.
     levels = torch.linspace(0, 254.5, 60)
     image = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 60, -1)

@@ -193,7 +193,7 @@ def test_overlap():
     assert overlap(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.1, 0.2]])) == 1
 
 
-def test_what_can_not_be_asked(colorizer, plain):
+def test_what_cannot_be_asked(colorizer, plain):
     with pytest.raises(StateError, match="no masks to pair"):
         plain.pairing()
     run = finished(colorizer, {"a": LEFT})

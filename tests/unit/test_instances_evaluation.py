@@ -88,6 +88,6 @@ def test_the_command_prints_each_protocol(protocol, row, monkeypatch, capsys):
     assert rows[row]["low"] <= rows[row]["value"] <= rows[row]["high"]
 
 
-def test_what_the_command_can_not_measure(capsys):
+def test_what_the_command_cannot_measure(capsys):
     assert cli.main(["evaluate", "mini/lcad", "--scenes", "2", "--protocol", "speed"]) == 2
     assert 'is "speed"; expected one of words, instances, masks, solvers' in capsys.readouterr().err

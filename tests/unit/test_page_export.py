@@ -84,14 +84,14 @@ def test_the_page_of_a_busy_photograph_fits_with_every_method(model, words, tmp_
     assert decoded(data["frames"][-1]["picture"]).shape[1] >= 256, "still a picture to look at"
 
 
-def test_words_of_the_user_can_not_break_out(colorizer, picture, tmp_path):
+def test_words_of_the_user_cannot_break_out(colorizer, picture, tmp_path):
     run = colorizer.start(picture, prompt="</script><script>alert(1)</script> %%title").finish(progress=False)
     path = run.to_html(tmp_path / "page.html")
     assert "<script>alert" not in path.read_text(encoding="utf-8")
     assert data_of(path)["words"] == ["script"], "what lies beyond the tokens that it reads has no map"
 
 
-def test_what_can_not_be_written_is_said(colorizer, picture, tmp_path):
+def test_what_cannot_be_written_is_said(colorizer, picture, tmp_path):
     run = colorizer.start(picture)
     with pytest.raises(StateError, match="taken no step"):
         run.to_html(tmp_path / "page.html")

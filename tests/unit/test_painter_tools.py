@@ -130,7 +130,7 @@ def test_history_goes_back_and_forth_and_forgets_the_future_on_a_change() -> Non
     assert history.undo().then(empty).past == (empty, one)
 
 
-def test_masks_have_names_grow_and_can_not_be_written_to() -> None:
+def test_masks_have_names_grow_and_cannot_be_written_to() -> None:
     left, right = np.zeros(SIZE, dtype=bool), np.zeros(SIZE, dtype=bool)
     left[:, :9], right[:, 9:] = True, True
     drawing = Drawing().with_mask("red car", left).with_mask("house", right).with_mask(" red car ", right)

@@ -194,7 +194,7 @@ def test_a_failure_while_installing_restores_too(unet, inputs, monkeypatch):
         (Patch(ATTENTION, "scores", lambda s, call: 3), ShapeError, "returned int"),
     ],
 )
-def test_what_can_not_be_patched_says_so(unet, inputs, patch, error, message):
+def test_what_cannot_be_patched_says_so(unet, inputs, patch, error, message):
     with pytest.raises(error, match=message):
         run_patched(unet, inputs, patch)
     assert not unet._forward_pre_hooks

@@ -123,7 +123,7 @@ def test_the_hooks_are_gone_after_an_error(unet, error):
     assert not has_hooks(unet)
 
 
-def test_the_hooks_are_gone_when_the_last_one_can_not_be_set(unet, monkeypatch):
+def test_the_hooks_are_gone_when_the_last_one_cannot_be_set(unet, monkeypatch):
     def fail(*args, **kwargs):
         raise KeyboardInterrupt
 
@@ -133,7 +133,7 @@ def test_the_hooks_are_gone_when_the_last_one_can_not_be_set(unet, monkeypatch):
     assert not has_hooks(unet)
 
 
-def test_what_can_not_be_read_says_so(unet, inputs):
+def test_what_cannot_be_read_says_so(unet, inputs):
     site = find_site(unet, LATENTS, "mid_block.attentions.0.transformer_blocks.0.attn2")
     with pytest.raises(RangeError, match="no guidance pass 'full'"):
         Probe(unet, [site], guidance_passes=PASSES, wanted_passes=["full"])

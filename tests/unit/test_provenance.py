@@ -368,7 +368,7 @@ def test_words_that_come_twice_or_not_at_all():
         ({"baseline": True}, RangeError, "baseline is of a pixel or a region"),
     ],
 )
-def test_what_can_not_be_asked_says_so(run, arguments, error, message):
+def test_what_cannot_be_asked_says_so(run, arguments, error, message):
     with pytest.raises(error, match=message):
         run.study.provenance(**arguments)
 

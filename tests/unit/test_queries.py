@@ -299,7 +299,7 @@ def test_features_of_a_block_are_colors(run):
         ({"word": "red", "step": 9}, StateError, "has taken steps 0 to 3 of 4"),
     ],
 )
-def test_what_can_not_be_answered_says_so(run, asked, error, message):
+def test_what_cannot_be_answered_says_so(run, asked, error, message):
     asked = {"step": 1, **asked}
     with pytest.raises(error, match=message):
         run.attention(asked.pop("step"), **asked)

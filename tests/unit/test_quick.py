@@ -88,7 +88,7 @@ def test_of_the_shipped_model_a_preview_of_what_is_given_already_is_near_its_pic
     assert apart[1] < 3
 
 
-def test_what_can_not_be_previewed_is_refused(run):
+def test_what_cannot_be_previewed_is_refused(run):
     with pytest.raises(RangeError, match="start is 1"):
         list(quick_preview(run, run.conditioning, run.settings, start=1))
     with pytest.raises(RangeError, match="num_steps"):

@@ -173,7 +173,7 @@ def test_rewinding_a_branch_before_its_fork_follows_the_parent_again(run):
         ({"promt": "a"}, "'promt' is a field of neither"),
     ],
 )
-def test_what_can_not_change_in_the_middle_is_refused(run, change, message):
+def test_what_cannot_change_in_the_middle_is_refused(run, change, message):
     run.step()
     with pytest.raises(RangeError, match=message):
         run.branch(step=1, **change)

@@ -117,7 +117,7 @@ def test_the_source_of_an_edit_is_kept_though_it_was_pruned(colorizer, picture, 
     assert kept.state.equals(source.state)
 
 
-def test_an_edit_that_can_not_be_kept_or_is_not_known_is_named(colorizer, picture, path):
+def test_an_edit_that_cannot_be_kept_or_is_not_known_is_named(colorizer, picture, path):
     run = colorizer.start(picture)
     with pytest.raises(RunFileError, match=r"Nudge\.values holds a function, which cannot be saved"):
         run.branch(

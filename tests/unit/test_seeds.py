@@ -111,7 +111,7 @@ def test_an_interrupt_in_a_call_hands_over_what_is_done_and_leaves_the_run_usabl
     assert run.rewind(1).finish(progress=False).states[-1].latents.equal(before[-1])
 
 
-def test_the_baseline_and_what_can_not_be_asked():
+def test_the_baseline_and_what_cannot_be_asked():
     run = start().finish(progress=False)
     found = run.study.seeds(3, baseline=True, progress=False)
     assert found.baseline.shape == SIZE

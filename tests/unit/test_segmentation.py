@@ -107,7 +107,7 @@ def test_sam_comes_back_from_a_folder(sam, tmp_path):
     assert np.array_equal(again[0], sam.segment(given, target)[0])
 
 
-def test_what_can_not_be_looked_for(clipseg):
+def test_what_cannot_be_looked_for(clipseg):
     with pytest.raises(RangeError, match="no gray picture to find objects in"):
         propose_masks(Conditioning(prompt="a ab"), clipseg)
     with pytest.raises(RangeError, match="names no object to look for"):

@@ -163,7 +163,7 @@ def test_bad_frames(colorizer: Colorizer) -> None:
         list(colorlab.Sequence(colorizer, [tiny_picture(32, 32), "missing.png"]))
 
 
-def test_models_and_settings_that_can_not(colorizer: Colorizer) -> None:
+def test_models_and_settings_that_cannot(colorizer: Colorizer) -> None:
     with pytest.raises(RangeError, match=r"takes no colors as hints.*propagate=False"):
         colorlab.Sequence(tiny_colorizer(tiny_lcad()), [])
     with pytest.raises(RangeError, match="colors no gray pictures"):

@@ -101,7 +101,7 @@ def test_a_decoder_that_is_linear_is_found_exactly():
     assert torch.allclose(flat(None, torch.zeros(1, 4, 6, 7)), torch.full((2, 6, 7), 9.0), atol=1e-4)
 
 
-def test_the_baseline_and_what_can_not_be_asked(run, tmp_path):
+def test_the_baseline_and_what_cannot_be_asked(run, tmp_path):
     found = run.settled(baseline=True)
     assert found.baseline.shape == found.array.shape
     assert 0 <= found.baseline.min() <= found.baseline.max() <= run.num_steps

@@ -149,7 +149,7 @@ def test_steps_taken_together_are_the_steps_taken_alone(solver):
     assert torch.equal(record.noise_pred, alone[0].noise_pred)
 
 
-def test_states_that_can_not_be_taken_together_say_so(run):
+def test_states_that_cannot_be_taken_together_say_so(run):
     run.step()
     with pytest.raises(ShapeError, match="0 states came"):
         predict_states(run.method, run.segment_at(0), [])

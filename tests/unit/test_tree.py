@@ -138,6 +138,6 @@ def test_compare_finishes_the_runs_and_measures_the_color_difference(run):
     assert np.array_equal(colorlab.compare(other, run).array, exhibit.array)
 
 
-def test_pictures_of_different_sizes_can_not_be_compared(colorizer, run):
+def test_pictures_of_different_sizes_cannot_be_compared(colorizer, run):
     with pytest.raises(ShapeError, match="40x56 and 20x20"):
         colorlab.compare(run, colorizer.start(tiny_picture(20, 20)))

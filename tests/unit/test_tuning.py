@@ -236,7 +236,7 @@ def test_files_that_are_no_tuning_or_of_other_weights_are_refused(tuning, colori
     ("prompt", "message"),
     [("", "is empty"), ("a photo of a blue cat", "already names the color 'blue'"), ("cat", "No object was found")],
 )
-def test_contexts_that_can_not_be_used_are_refused_before_anything_is_computed(colorizer, prompt, message):
+def test_contexts_that_cannot_be_used_are_refused_before_anything_is_computed(colorizer, prompt, message):
     with pytest.raises(RangeError, match=message):
         colorizer.tune(tiny_picture(), prompt=prompt, preset="smoke")
     assert colorizer.method.network_calls["unet"] == 0
@@ -303,7 +303,7 @@ def test_there_are_small_pictures_of_every_stage(whole):
         {"max_grad_norm": -1.0},
     ],
 )
-def test_plans_that_can_not_be_are_refused(change):
+def test_plans_that_cannot_be_are_refused(change):
     with pytest.raises(RangeError, match=next(iter(change))):
         PRESETS["smoke"].replace(**change)
 

@@ -227,7 +227,7 @@ def test_curves_are_those_of_the_rows_and_every_stage_can_be_looked_at(view):
     ("context", "words"),
     [("a photo of a blue cat", "already names the color 'blue'"), ("cat", "No object was found")],
 )
-def test_a_context_that_can_not_be_used_is_said_beside_it(view, context, words):
+def test_a_context_that_cannot_be_used_is_said_beside_it(view, context, words):
     view.context.value = context
     view.prepare.click()
     done(view)

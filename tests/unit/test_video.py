@@ -203,7 +203,7 @@ def test_gray_and_transparent_videos(colorizer: Colorizer, tmp_path: Path) -> No
         ("zero.avi", "zero", "zero.avi' holds no frame"),
     ],
 )
-def test_videos_that_can_not_be_read(
+def test_videos_that_cannot_be_read(
     name: str, content: bytes | str | None, message: str, colorizer: Colorizer, tmp_path: Path
 ) -> None:
     path = tmp_path / name
@@ -231,7 +231,7 @@ def test_videos_that_can_not_be_read(
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_targets_that_can_not_be(colorizer: Colorizer, source: Path, tmp_path: Path) -> None:
+def test_targets_that_cannot_be(colorizer: Colorizer, source: Path, tmp_path: Path) -> None:
     for target, message in (
         (source, "input and output at once"),
         (tmp_path / "out.avi", r"ends in '\.avi', but one of \.mp4, \.mov, \.mkv is expected"),
@@ -250,7 +250,7 @@ def test_without_the_extra(colorizer: Colorizer, source: Path, tmp_path: Path, m
         colorlab.colorize_video(source, tmp_path / "out.mp4", colorizer, progress=False)
 
 
-def test_a_file_that_can_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 

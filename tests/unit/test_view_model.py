@@ -215,7 +215,7 @@ def test_pictures_looked_at_are_answered_while_a_run_is_under_way(model):
     done(model)
 
 
-def test_what_can_not_be_is_said_in_words(model):
+def test_what_cannot_be_is_said_in_words(model):
     model.settings = model.settings.replace(eta=1.0, solver="euler")
     model.colorize()
     assert model.worker.join(60)

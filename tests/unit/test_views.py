@@ -194,7 +194,7 @@ class TestAttentionExplorer:
         done(ran)
         assert view.picture.overlay != b""
 
-    def test_what_can_not_be_asked_is_said_in_place(self, ran):
+    def test_what_cannot_be_asked_is_said_in_place(self, ran):
         view = AttentionExplorer(ran)
         ran.pixel = (1000, 11)
         assert ran.worker.join(60)
