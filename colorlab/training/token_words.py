@@ -28,8 +28,13 @@ _PRESENT_SHARE = 0.05
 
 
 def phrase_vectors(tokenizer: Any, text_encoder: torch.nn.Module) -> dict[tuple[str, str], torch.Tensor]:
-    """Encode "the red car" of every color and kind, ("sky", name) and ("ground", name), (D,) unit vectors each."""
+    """Encode "the red car" of every color and kind, ("color", name), ("sky", name) and ("ground", name).
+
+    Returns:
+        (D,) unit vectors.
+    """
     texts = {(color, kind): f"the {color} {kind}" for color in COLORS for kind in KINDS}
+    texts |= {("color", color): f"something {color}" for color in COLORS}
     texts |= {("sky", name): f"the {name} sky" for name in SKY_PHRASES}
     texts |= {("ground", name): phrase.split(" ", 1)[1] for name, phrase in GROUND_PHRASES.items()}
     with torch.no_grad():
@@ -110,7 +115,8 @@ def measure_similarity(
 
     Returns:
         The polarity, `high` if patches inside are more similar than those outside; the AUC of the dot product; and the
-        cosine that the best patch of all but a twentieth of the things reaches.
+        cosine with their phrase, and with their color alone, that the best patch of all but a twentieth of the things
+        reaches.
     """
     aucs, best = [], []
     for index in range(num_scenes):
@@ -123,6 +129,7 @@ def measure_similarity(
             inside, outside = tokens[is_inside] @ vector, tokens[(patches >= 0) & ~is_inside] @ vector
             if len(inside) and len(outside):
                 aucs.append(float((inside[:, None] > outside[None]).float().mean()))
-                best.append(float(functional.cosine_similarity(tokens, vector[None], dim=-1).max()))
+                texts = torch.stack([vector, phrases["color", instance.color]])
+                best.append((functional.normalize(tokens, dim=-1) @ texts.T).amax(dim=0))
     auc = sum(aucs) / len(aucs)
-    return "high" if auc >= 0.5 else "low", auc, float(torch.tensor(best).quantile(_PRESENT_SHARE))
+    return "high" if auc >= 0.5 else "low", auc, float(torch.stack(best).quantile(_PRESENT_SHARE, dim=0).min())
