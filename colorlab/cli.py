@@ -155,7 +155,8 @@ def train(
     device: common.Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     warm_start: Annotated[
-        bool, typer.Option("--warm-start", help="Begin a UNet with the weights in OUT or the shipped ones.")
+        bool,
+        typer.Option("--warm-start", help="Begin with the weights in OUT or the shipped ones; not every recipe can."),
     ] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps; the recipe's own if not given.")] = None,
     caption_dropout: Annotated[

@@ -24,7 +24,7 @@ from colorlab.training.tokenizer import train_tokenizer
 VISION_PHOTOGRAPH_SHARE = 0.7
 """Share of photographs in a batch of `clip-vision`; ours: they are harder to tell from gray than scenes are."""
 
-KINDS_PHOTOGRAPH_SHARE = 0.25
+KINDS_PHOTOGRAPH_SHARE = 0.125
 """Share of photographs in a batch of `clip-kinds`, of which nobody tells what their patches show. Ours."""
 
 

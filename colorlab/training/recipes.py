@@ -157,7 +157,7 @@ def run_recipe(
         steps: optimiser steps in all; None takes the plan's.
         max_seconds: stop after this time, resumable.
         num_scenes: size of the scene corpus.
-        warm_start: begin a UNet with the weights of the member that is there already instead of the recipe's beginning.
+        warm_start: begin with the weights of the member that is there already instead of the recipe's beginning.
         export_only: export the last checkpoint without training on.
         captions: how often a UNet sees captions of each level, and none; the recipe's own mix by default.
 
@@ -166,7 +166,7 @@ def run_recipe(
 
     Raises:
         StateError: a member this recipe needs has not been trained; a checkpoint exists and `resume` is false; only
-            UNets can start warm.
+            UNets, the sketch encoder and the tower that is told kinds can start warm.
     """
     plan = PLANS[name] if steps is None else replace(PLANS[name], steps=steps)
     cache = out / "cache" / photographs_key(data)
@@ -200,7 +200,10 @@ def _start_warm(recipe: Recipe, name: str, out: Path, device: torch.device) -> N
         recipe.start = load_component("sketch_encoder", encoder, device=device, dtype=torch.float32)
         return
     if not isinstance(recipe, DenoisingRecipe | ColorizeDiffusionRecipe):
-        raise StateError(f"{name} is no UNet, so it cannot start warm; leave warm_start (--warm-start) out.")
+        raise StateError(
+            f"{name} cannot start warm: UNets, colorizediffusion-sketch and clip-kinds can; leave warm_start "
+            "(--warm-start) out."
+        )
     folder = find_member(out, MEMBERS[name])
     if isinstance(recipe, DenoisingRecipe):
         recipe.go_on_from(folder, device)

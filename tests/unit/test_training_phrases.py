@@ -7,11 +7,20 @@ import pytest
 import torch
 
 from colorlab.data import data_folder
+from colorlab.errors import StateError
 from colorlab.methods.components import load_component
+from colorlab.networks.libraries import CLIPModel
+from colorlab.training import recipes
+from colorlab.training.clip import ClipRecipe
 from colorlab.training.corpus import GROUND_INDEX, SKY_INDEX, scene_corpus
 from colorlab.training.denoising import FrozenText
 from colorlab.training.loop import batch_generator
-from colorlab.training.members import EXEMPLAR_ENCODER, PHRASE_ENCODER
+from colorlab.training.members import (
+    EXEMPLAR_ENCODER,
+    PHRASE_ENCODER,
+    find_exemplar_encoder,
+    find_phrase_encoder,
+)
 from colorlab.training.photos import Photographs
 from colorlab.training.phrases import WORDINGS, PhraseRecipe, _Names
 from colorlab.training.pixels import Draws, Pictures
@@ -84,3 +93,28 @@ def test_training_takes_texts_of_different_kinds_apart_and_the_export_keeps_it(r
     recipe.export(tmp_path, module, {})
     again = load_component(PHRASE_ENCODER, tmp_path, device=CPU, dtype=torch.float32).eval()
     assert likeness(again) == pytest.approx(likeness(module), abs=2e-3)
+
+
+def test_the_tower_that_is_told_kinds_goes_on_from_the_one_that_is_there(pictures, recipe, tmp_path: Path):
+    mini = data_folder() / "mini"
+    told, plain = (
+        ClipRecipe(
+            pictures, recipe.text.tokenizer, CLIPModel.from_pretrained(mini / "clip"), "words", tells_kinds=is_told
+        )
+        for is_told in (True, False)
+    )
+    before = told.start.vision_model.state_dict()["embeddings.class_embedding"].clone()
+    recipes._start_warm(told, "clip-kinds", tmp_path, CPU)
+    for name in ("vision_model", "visual_projection"):
+        weights, shipped = (getattr(tower, name).state_dict() for tower in (told.start, recipe.image_encoder))
+        assert all(torch.equal(weights[key], value) for key, value in shipped.items())
+    assert not torch.equal(before, told.start.vision_model.state_dict()["embeddings.class_embedding"])
+    with pytest.raises(StateError, match="clip-vision cannot start warm"):
+        recipes._start_warm(plain, "clip-vision", tmp_path, CPU)
+
+
+def test_towers_of_another_family_are_not_taken(tmp_path: Path):
+    (tmp_path / "family" / "clip").mkdir(parents=True)
+    for find, recipe in ((find_exemplar_encoder, "clip-kinds"), (find_phrase_encoder, "clip-phrases")):
+        with pytest.raises(StateError, match=f"no {recipe}"):
+            find(tmp_path)
