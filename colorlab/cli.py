@@ -63,7 +63,7 @@ def colorize(
         bool, typer.Option("--invert-sketch", help="The drawings are white on black; turn them around.")
     ] = False,
     edit: common.Edits = None,
-    edit_scale: Annotated[float, typer.Option(help="How strongly text edits act; 0 to 15 is usual.")] = 15.0,
+    edit_scale: Annotated[float, typer.Option(help="How strongly text edits act; 0 to 20 is usual.")] = 18.0,
     steps: common.Steps = None,
     seed: common.Seed = None,
     guidance_scale: common.GuidanceScale = None,
