@@ -25,12 +25,14 @@ from colorlab.training.corpus import CAPTION_KINDS, GROUND_INDEX, NO_THING, PATC
 from colorlab.training.grids import picture_grid
 from colorlab.training.mentions import Mentions, Things, exchange_colors, find_mentions
 from colorlab.training.pixels import Pictures
-from colorlab.training.scene_captions import GROUND_PHRASES
+from colorlab.training.scene_captions import BACKDROP_PHRASES
 from colorlab.training.token_kinds import TokenKindReader
 
 IMAGE_PX = 128
-FADED_SHARE, KINDS_FADED_SHARE = 0.3, 0.05
-"""Share of pictures shown without their color, and of those that kinds are told of. Ours."""
+FADED_SHARE = 0.3
+"""Share of pictures shown without their color. Ours."""
+KINDS_FADED_SHARE = 0.05
+"""The same of `clip-kinds`: no stage of DiffColor hangs on it, and a faded scene says nothing of colors. Ours."""
 PATCH_WEIGHT = 0.5
 """Weight of the patch contrast against the picture contrast. Ours."""
 MENTION_WEIGHT = 0.5
@@ -190,6 +192,7 @@ class ClipRecipe:
         start: a trained model to train on; None begins from nothing.
         frozen: what of `start` stays as it is, bit for bit; with "words", networks trained on them stay valid.
         tells_kinds: tell the vision tower what kind of thing each patch shows, see `token_kinds`.
+        name: what the recipe is called: `clip`, or one that trains a part of it on.
         seed: of the initial weights.
     """
 
@@ -198,14 +201,8 @@ class ClipRecipe:
     start: CLIPModel | None = None
     frozen: Frozen = "nothing"
     tells_kinds: bool = False
+    name: str = "clip"
     seed: int = 0
-
-    @property
-    def name(self) -> str:
-        """`clip`; `clip-vision` or `clip-words`, of which that part alone is trained; or `clip-kinds`."""
-        if self.tells_kinds:
-            return "clip-kinds"
-        return {"nothing": "clip", "words": "clip-vision", "vision": "clip-words"}[self.frozen]
 
     def trainable(self) -> nn.Module:
         """Return the untrained model, or the one to start from with a part of it frozen."""
@@ -305,7 +302,7 @@ class ClipRecipe:
         """Give each patch of a scene the index of the phrase that names it; new phrases are added."""
         scenes = self.pictures.scenes
         sky, ground = scenes.backdrops[index]
-        names = {SKY_INDEX: f"the {sky} sky", GROUND_INDEX: GROUND_PHRASES[ground].split(" ", 1)[1]}
+        names = {SKY_INDEX: BACKDROP_PHRASES["sky", sky], GROUND_INDEX: BACKDROP_PHRASES["ground", ground]}
         things = enumerate(scenes.things[index])
         names |= {number: template.format(color=color, kind=kind) for number, (color, kind) in things}
         targets = torch.full_like(patches, NO_THING)

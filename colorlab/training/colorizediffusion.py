@@ -12,10 +12,10 @@ Source: ColorizeDiffusion, arXiv 2401.01456; tellurion-kanata/colorizeDiffusion@
     training is in no released code; its loss is our reading of the paper's summary.
 Deviation (ours, for few samples): begins from L-CAD (`sketched_unet`) and from a sketch encoder that was taught what
     L-CAD's UNet sees of a gray picture and what kind of thing a sketch shows (`sketched_kinds`), the CLS model from the
-    trained Attention model; reads exemplars with a vision tower that was told kinds (`token_kinds`); predicts v; some
-    sketches are dropped, so that guidance by the sketch has a model of "no sketch"; cells of an object are told which
-    patches of the exemplar show it (`grounding`); some exemplars of the Attention model are edited by text
-    (`edited_exemplars`).
+    trained Attention model; reads exemplars with a vision tower that was told kinds (`token_kinds`), and in the
+    Attention model the texts of edits with a text tower that was (`phrases`); predicts v; some sketches are dropped, so
+    that guidance by the sketch has a model of "no sketch"; cells of an object are told which patches of the exemplar
+    show it (`grounding`); some exemplars of the Attention model are edited by text (`edited_exemplars`).
 """
 
 from collections.abc import Mapping
@@ -42,6 +42,7 @@ from colorlab.training.exemplars import ExemplarKind, SketchedPictures
 from colorlab.training.grids import picture_grid, run_pictures
 from colorlab.training.grounding import NUM_THINGS, AttentionReader, grounding_loss
 from colorlab.training.latents import EncodedPictures
+from colorlab.training.members import PHRASE_ENCODER
 from colorlab.training.scenes import TEST_SEEDS, exemplar_scene, make_scene, sketch
 from colorlab.training.sketched_kinds import UNKNOWN, KindReader, cell_kinds
 from colorlab.training.sketched_unet import (
@@ -57,7 +58,7 @@ __all__ = ["SHARED", "ColorizeDiffusionRecipe", "SketchRecipe", "Strategies"]
 
 SHARED = {
     "vae": "../vae",
-    "projected_text_encoder": "../clip",
+    PHRASE_ENCODER: "../clip",
     "tokenizer": "../clip",
 }
 LINE_ENCODER = "line_encoder"

@@ -1,9 +1,9 @@
 """Exemplars in other colors whose tokens a text edit brings back: what an edited token means is learned from them.
 
 The published model reads edited tokens without having met any, because the text and image vectors of its CLIP lie in
-one space. Those of the family's small CLIP do so for kinds of things, but hardly for colors: of patches whose color was
-edited, a linear probe that reads the hue of unedited ones within 20 degrees in 98 of 100 objects reads the wanted name
-in a third. Edited tokens are unmistakable, though; the network has to be told what they stand for.
+one space. Those of small towers do so less: an earlier linear probe that read the hue of unedited patches within 20
+degrees in 98 of 100 objects read the wanted name of edited ones in a third. Edited tokens are unmistakable, though; the
+network has to be told what they stand for.
 
 Source: ours.
 """

@@ -43,35 +43,55 @@ def find_member(out: Path, *names: str) -> Path:
     raise StateError(f"There is no trained {names[0]} in {places}; train its recipe first.")
 
 
-def find_exemplar_encoder(out: Path, model: str = "colorizediffusion") -> Path:
+def find_exemplar_encoder(out: Path, *, reads_patches: bool = True) -> Path:
     """Find the vision tower that a ColorizeDiffusion model reads exemplars with, as `find_member` does.
 
     Args:
         out: as for `find_member`.
-        model: whose tower to take where `clip-kinds` was not trained anew.
+        reads_patches: of the Attention model, or of the CLS model.
+
+    Returns:
+        Its folder.
 
     Raises:
         StateError: it has not been trained, or there are other words in `out` than those the shipped one belongs to.
     """
-    return _of_same_words(out, find_member(out, "clip-kinds", f"{model}/{EXEMPLAR_ENCODER}"), "clip-kinds")
+    if reads_patches:
+        return _find_tower(out, "clip-kinds", f"colorizediffusion/{EXEMPLAR_ENCODER}", "clip")
+    return _find_tower(out, "clip-class", f"colorizediffusion-cls/{EXEMPLAR_ENCODER}", "clip", "clip-kinds")
 
 
 def find_phrase_encoder(out: Path) -> Path:
-    """Find the text tower that the Attention model reads edits with; errors as those of `find_exemplar_encoder`."""
-    return _of_same_words(out, find_member(out, "clip-phrases", f"colorizediffusion/{PHRASE_ENCODER}"), "clip-phrases")
+    """Find the text tower that the Attention model reads edits with, as `find_member` does.
+
+    Args:
+        out: as for `find_member`.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        StateError: it has not been trained, or there are other towers in `out` than those the shipped one belongs to.
+    """
+    return _find_tower(out, "clip-phrases", f"colorizediffusion/{PHRASE_ENCODER}", "clip", "clip-kinds")
 
 
-def _of_same_words(out: Path, folder: Path, recipe: str) -> Path:
-    """Refuse a shipped tower beside a CLIP that was trained anew."""
-    if (out / "family" / "clip").is_dir() and not folder.is_relative_to(out):
-        raise StateError(f"{out / 'family'} has a clip of its own, but no {recipe}, which depends on it; train it.")
+def _find_tower(out: Path, recipe: str, shipped: str, *needs: str) -> Path:
+    """Find what a recipe makes; the shipped one is refused beside a member that it needs and that was trained anew."""
+    folder = find_member(out, recipe, shipped)
+    if not folder.is_relative_to(out):
+        for name in needs:
+            if (out / "family" / name).is_dir():
+                raise StateError(
+                    f"{out / 'family'} has a {name} of its own, but no {recipe}, which depends on it; train {recipe}."
+                )
     return folder
 
 
-def load_frozen(name: str, folder: Path, device: torch.device) -> tuple[torch.nn.Module, Path]:
-    """Load a component that is not trained; return it and its folder."""
-    component = load_component(name, folder, device=device, dtype=torch.float32)
-    return component.requires_grad_(False).eval(), folder
+def load_frozen(name: str, folder: Path, device: torch.device) -> torch.nn.Module:
+    """Load a component that is not trained."""
+    component: torch.nn.Module = load_component(name, folder, device=device, dtype=torch.float32)
+    return component.requires_grad_(False).eval()
 
 
 def load_vae(out: Path, device: torch.device) -> AutoencoderKL:

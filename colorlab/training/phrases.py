@@ -21,17 +21,16 @@ from torch.nn import functional
 
 from colorlab.color import COLORS
 from colorlab.methods.components import save_component
-from colorlab.training.clip import encode_images
+from colorlab.training.clip import IMAGE_PX, encode_images
 from colorlab.training.corpus import GROUND_INDEX, NO_THING, SKY_INDEX
-from colorlab.training.denoising import FrozenText
 from colorlab.training.grids import picture_grid
+from colorlab.training.members import PHRASE_ENCODER
 from colorlab.training.pixels import Draws, Pictures
-from colorlab.training.scene_captions import GROUND_PHRASES, SKY_PHRASES
+from colorlab.training.scene_captions import BACKDROP_PHRASES, with_article
 from colorlab.training.scene_kinds import KINDS
 
 __all__ = ["PhraseRecipe"]
 
-IMAGE_PX = 128
 LOGIT_SCALE = 0.5
 """Factor between the projection of a patch on a text and its logit. Ours: an object's patches come to lie at about 16
 on their own phrase."""
@@ -41,10 +40,6 @@ WORDINGS = (
     ("something {color}", "{color}"),
 )
 """Ways to name an object, by what is named. Ours."""
-_BACKDROPS = {("sky", name): f"the {name} sky" for name in SKY_PHRASES} | {
-    ("ground", name): phrase.split(" ", 1)[1] for name, phrase in GROUND_PHRASES.items()
-}
-_THINGS = tuple((color, kind) for color in COLORS for kind in KINDS)
 
 
 @dataclass(frozen=True)
@@ -62,9 +57,9 @@ class _Names:
     @classmethod
     def of(cls, wording: str) -> "_Names":
         """Word every thing; backdrops have names of their own, unless nothing but a color is named."""
-        named = {thing: wording.format(color=thing[0], kind=thing[1]) for thing in _THINGS}
+        named = {(color, kind): _worded(wording, color, kind) for color in COLORS for kind in KINDS}
         if "{kind}" in wording:
-            named |= _BACKDROPS
+            named |= BACKDROP_PHRASES
         texts = tuple(dict.fromkeys(named.values()))
         return cls(texts, {thing: texts.index(text) for thing, text in named.items()})
 
@@ -75,54 +70,62 @@ class PhraseRecipe:
 
     Args:
         pictures: whose scenes to train on.
-        text: tokenizer and text tower to begin with, a `CLIPTextModelWithProjection`.
+        tokenizer: of the text tower.
+        text_encoder: text tower with its projection, to begin with; it is trained in place.
         image_encoder: frozen vision tower with its projection.
     """
 
     pictures: Pictures
-    text: FrozenText
+    tokenizer: Any
+    text_encoder: nn.Module
     image_encoder: nn.Module
     name: str = field(default="clip-phrases", init=False)
 
     def trainable(self) -> nn.Module:
         """Return the text tower."""
-        encoder: nn.Module = self.text.encoder
-        return encoder.requires_grad_()
+        return self.text_encoder.requires_grad_()
 
     def loss(self, module: Any, generator: torch.Generator, batch_size: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Contrast each patch of a batch of scenes with everything that one wording of each sort can name."""
+        device = next(module.parameters()).device
         draws = self.pictures.draw(batch_size, IMAGE_PX, generator)
         with torch.no_grad():
-            patches = encode_images(self.image_encoder, draws.images)[:, 1:].flatten(0, 1)
+            patches = encode_images(self.image_encoder, draws.images.to(device))[:, 1:].flatten(0, 1)
         shown = self._shown(draws)
         losses: list[torch.Tensor] = []
         numbers: dict[str, float] = {}
         for sort, wordings in zip(("phrase", "kind", "color"), self._named, strict=True):
             names = wordings[int(torch.randint(len(wordings), (1,), generator=generator))]
-            targets = torch.tensor([NO_THING if thing is None else names.index.get(thing, NO_THING) for thing in shown])
-            vectors = self._encoded(module, names.texts)
-            logits = LOGIT_SCALE * patches[targets >= 0] @ vectors.T
-            losses.append(functional.cross_entropy(logits, targets[targets >= 0]))
-            right = logits.argmax(-1) == targets[targets >= 0]
-            numbers |= {f"{sort}_loss": float(losses[-1].detach()), f"{sort}_top1": float(right.float().mean())}
+            targets = torch.tensor(
+                [NO_THING if thing is None else names.index.get(thing, NO_THING) for thing in shown], device=device
+            )
+            logits = LOGIT_SCALE * patches @ self._encoded(module, names.texts).T
+            # A sum over nothing is 0, where a mean would be none.
+            total = functional.cross_entropy(logits, targets, ignore_index=NO_THING, reduction="sum")
+            number = max(1, int((targets != NO_THING).sum()))
+            losses.append(total / number)
+            numbers[f"{sort}_loss"] = float(losses[-1].detach())
+            numbers[f"{sort}_top1"] = float((logits.argmax(-1) == targets).sum()) / number
         return torch.stack(losses).mean(), numbers
 
     def export(self, folder: Path, module: nn.Module, card: Mapping[str, object]) -> None:
         """Save the text tower in float16."""
-        save_component("projected_text_encoder", module.to(torch.float16), folder)
+        save_component(PHRASE_ENCODER, module.to(torch.float16), folder)
         module.to(torch.float32)
 
     @torch.no_grad()
     def sample_grid(self, module: Any, folder: Path) -> Image.Image:
         """Show scenes above the projection of their patches on the phrase of their first object."""
         draws = self.pictures.draw(8, IMAGE_PX, torch.Generator().manual_seed(1))
-        patches = encode_images(self.image_encoder, draws.images)[:, 1:]
+        device = next(module.parameters()).device
+        patches = encode_images(self.image_encoder, draws.images.to(device))[:, 1:]
         things = [self.pictures.scenes.things[index][0] for index in draws.scenes]
-        vectors = self._encoded(module, [WORDINGS[0][0].format(color=color, kind=kind) for color, kind in things])
+        vectors = self._encoded(module, [_worded(WORDINGS[0][0], *thing) for thing in things])
         side = round(patches.shape[1] ** 0.5)
         maps = torch.einsum("bnd,bd->bn", patches, vectors).view(-1, 1, side, side)
         low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
-        return picture_grid([draws.images, functional.interpolate((maps - low) / (high - low), size=IMAGE_PX)])
+        shown = (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
+        return picture_grid([draws.images, functional.interpolate(shown, size=IMAGE_PX).cpu()])
 
     @cached_property
     def _named(self) -> tuple[tuple[_Names, ...], ...]:
@@ -131,7 +134,7 @@ class PhraseRecipe:
 
     def _encoded(self, encoder: Any, texts: Sequence[str]) -> torch.Tensor:
         """Encode K texts into unit vectors, (K, D)."""
-        tokens = self.text.tokenizer(list(texts), padding=True, return_tensors="pt").to(encoder.device)
+        tokens = self.tokenizer(list(texts), padding=True, return_tensors="pt").to(encoder.device)
         vectors: torch.Tensor = encoder(input_ids=tokens["input_ids"]).text_embeds
         return functional.normalize(vectors, dim=-1)
 
@@ -145,3 +148,9 @@ class PhraseRecipe:
             named |= {SKY_INDEX: ("sky", sky), GROUND_INDEX: ("ground", ground)}
             shown += [named.get(number) for number in (patches[:, ::-1] if mirrored else patches).flatten().tolist()]
         return shown
+
+
+def _worded(wording: str, color: str, kind: str) -> str:
+    """Name a thing: "an orange umbrella" by "a {color} {kind}"."""
+    article, _, rest = wording.format(color=color, kind=kind).partition(" ")
+    return with_article(rest) if article == "a" else " ".join(filter(None, (article, rest)))

@@ -7,10 +7,11 @@
 | --- | --- | --- |
 | `vae` | photographs | `family/vae` |
 | `clip` | photographs | `family/clip` with the tokenizer |
-| `clip-words` | clip | `family/clip`: same vision tower, other words: UNets have to be trained anew |
+| `clip-words` | clip | `family/clip`: same vision tower, other words: all that follows has to be trained anew |
 | `clip-vision` | clip | `family/clip`: same words, vision tower trained on; hashes in the models' indexes anew |
 | `clip-kinds` | clip | `family/clip-kinds`: same words, a vision tower that tells kinds apart, for ColorizeDiffusion |
 | `clip-phrases` | clip, clip-kinds | `family/clip-phrases`: a text tower that tells kinds apart, for the same |
+| `clip-class` | clip, clip-kinds | `family/clip-class`: `clip-kinds` trained on, for `colorizediffusion-cls` |
 | `prior` | vae, clip | `family/prior` |
 | `lcad-luminance` | vae | `family/luminance` |
 | `lcad` | vae, clip, prior, luminance | `family/lcad` |
@@ -21,7 +22,7 @@
 | `ctrlcolor-deformable` | vae, clip, ctrlcolor | the deformable decoder in `family/ctrlcolor` |
 | `colorizediffusion-sketch` | vae, luminance, lcad | `family/sketch` |
 | `colorizediffusion` | vae, clip, clip-kinds, clip-phrases, lcad, sketch | `family/colorizediffusion`, reads patches |
-| `colorizediffusion-cls` | all these, colorizediffusion | `family/colorizediffusion-cls`, reads the class token |
+| `colorizediffusion-cls` | clip-class, all of colorizediffusion | `family/colorizediffusion-cls`, reads class tokens |
 | `colorizediffusion-lines` | vae, clip, colorizediffusion | the line encoder in `family/colorizediffusion` |
 """
 
@@ -37,9 +38,9 @@ from colorlab.errors import StateError
 from colorlab.methods.components import load_component
 from colorlab.methods.folder import read_index, write_index
 from colorlab.networks.exemplar_projection import ExemplarProjection, Reads
-from colorlab.training.clip import ClipRecipe
 from colorlab.training.clip_members import (
     build_clip,
+    build_clip_class,
     build_clip_kinds,
     build_clip_phrases,
     build_clip_vision,
@@ -93,6 +94,7 @@ PLANS: dict[str, Plan] = {
     "clip-words": Plan(steps=1_500, batch_size=64, learning_rate=1e-3, ema_decay=0.995, weight_decay=0.05, warmup=50),
     "clip-vision": Plan(steps=300, batch_size=64, learning_rate=3e-4, ema_decay=0.98, weight_decay=0.05, warmup=20),
     "clip-kinds": Plan(steps=3_000, batch_size=32, learning_rate=1e-3, ema_decay=0.99, weight_decay=0.02, warmup=30),
+    "clip-class": Plan(steps=1_900, batch_size=32, learning_rate=1e-3, ema_decay=0.99, weight_decay=0.02, warmup=30),
     "clip-phrases": Plan(steps=600, batch_size=24, learning_rate=1e-3, ema_decay=0.98, weight_decay=0.02, warmup=20),
     "prior": Plan(steps=2_000, batch_size=32, learning_rate=6e-4, ema_decay=0.999),
     "lcad-luminance": Plan(steps=2_000, batch_size=16, learning_rate=1.5e-3, ema_decay=0.995, weight_decay=1e-4),
@@ -115,6 +117,7 @@ MEMBERS = {
     "clip-words": "clip",
     "clip-vision": "clip",
     "clip-kinds": "clip-kinds",
+    "clip-class": "clip-class",
     "clip-phrases": "clip-phrases",
     "prior": "prior",
     "lcad-luminance": "luminance",
@@ -166,7 +169,7 @@ def run_recipe(
 
     Raises:
         StateError: a member this recipe needs has not been trained; a checkpoint exists and `resume` is false; only
-            UNets, the sketch encoder and the tower that is told kinds can start warm.
+            UNets and the sketch encoder can start warm.
     """
     plan = PLANS[name] if steps is None else replace(PLANS[name], steps=steps)
     cache = out / "cache" / photographs_key(data)
@@ -190,19 +193,13 @@ def run_recipe(
 
 def _start_warm(recipe: Recipe, name: str, out: Path, device: torch.device) -> None:
     """Let a recipe go on from the member that is there already."""
-    if isinstance(recipe, ClipRecipe) and recipe.tells_kinds and recipe.start is not None:
-        tower: Any = load_component(EXEMPLAR_ENCODER, find_exemplar_encoder(out), device=device, dtype=torch.float32)
-        recipe.start.vision_model.load_state_dict(tower.vision_model.state_dict())
-        recipe.start.visual_projection.load_state_dict(tower.visual_projection.state_dict())
-        return
     if isinstance(recipe, SketchRecipe):
         encoder = find_member(out, MEMBERS[name], "colorizediffusion/sketch_encoder")
         recipe.start = load_component("sketch_encoder", encoder, device=device, dtype=torch.float32)
         return
     if not isinstance(recipe, DenoisingRecipe | ColorizeDiffusionRecipe):
         raise StateError(
-            f"{name} cannot start warm: UNets, colorizediffusion-sketch and clip-kinds can; leave warm_start "
-            "(--warm-start) out."
+            f"{name} cannot start warm: UNets and colorizediffusion-sketch can; leave warm_start (--warm-start) out."
         )
     folder = find_member(out, MEMBERS[name])
     if isinstance(recipe, DenoisingRecipe):
@@ -278,14 +275,14 @@ def colorizediffusion_recipe(
 
 
 def _sketched(
-    pictures: Pictures, encoder: torch.nn.Module, folder: Path, cache: Path, exemplar: ExemplarKind
+    pictures: Pictures, tower: Path, cache: Path, device: torch.device, exemplar: ExemplarKind
 ) -> SketchedPictures:
-    """Draw sketches and encode exemplars of a part of the corpus by the tower that lies in `folder`."""
+    """Draw sketches and encode exemplars of a part of the corpus."""
     return sketch_pictures(
         pictures,
-        encoder,
+        load_frozen(EXEMPLAR_ENCODER, tower, device),
         cache,
-        key=weights_key(*folder.glob("*.safetensors")),
+        key=weights_key(*tower.glob("*.safetensors")),
         exemplar=exemplar,
         num_photographs=NUM_SKETCHED_PHOTOGRAPHS,
         num_scenes=NUM_SKETCHED_SCENES,
@@ -298,14 +295,12 @@ def _build_sketch(pictures: Pictures, out: Path, cache: Path, device: torch.devi
     named = (encoder.requires_grad_(False).eval(), weights_key(*luminance.glob("*.safetensors")))
     key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
     encoded = encode_pictures(pictures, load_vae(out, device), cache, key=key, luminance=named)
-    tower = load_frozen(EXEMPLAR_ENCODER, find_exemplar_encoder(out), device)
-    sketched = _sketched(pictures, *tower, cache, "arranged")
+    sketched = _sketched(pictures, find_exemplar_encoder(out), cache, device, "arranged")
     return SketchRecipe(encoded, sketched, load_lcad_unet(out, device))
 
 
 def _build_lines(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
-    tower = load_frozen(EXEMPLAR_ENCODER, find_exemplar_encoder(out), device)
-    sketched = _sketched(pictures, *tower, cache, DEFAULT_STRATEGIES.exemplar)
+    sketched = _sketched(pictures, find_exemplar_encoder(out), cache, device, DEFAULT_STRATEGIES.exemplar)
     return LineRecipe(pictures, sketched, load_vae(out, device))
 
 
@@ -318,17 +313,17 @@ def _build_colorizediffusion(
     reads: Reads = "local",
     strategies: Strategies = DEFAULT_STRATEGIES,
 ) -> ColorizeDiffusionRecipe:
-    # Whole pictures, which a class token stands for, are told apart by the words that the family's CLIP learned.
     reads_patches = reads == "local"
     text = FrozenText.load(find_member(out, "clip"), device)
-    words, _ = load_frozen(
-        PHRASE_ENCODER, find_phrase_encoder(out) if reads_patches else find_member(out, "clip"), device
+    # Whole pictures, which a class token stands for, are told apart by the words that the family's CLIP learned.
+    word_folder = find_phrase_encoder(out) if reads_patches else find_member(out, "clip")
+    tower = find_exemplar_encoder(out, reads_patches=reads_patches)
+    words, encoder = (
+        load_frozen(name, folder, device) for name, folder in ((PHRASE_ENCODER, word_folder), (EXEMPLAR_ENCODER, tower))
     )
-    model = "colorizediffusion" if reads_patches else "colorizediffusion-cls"
-    encoder, folder = load_frozen(EXEMPLAR_ENCODER, find_exemplar_encoder(out, model), device)
     phrases = phrase_vectors(text.tokenizer, words)
     polarity, _, present = measure_similarity(encoder, phrases)
-    sketched = _sketched(pictures, encoder, folder, cache, strategies.exemplar)
+    sketched = _sketched(pictures, tower, cache, device, strategies.exemplar)
     key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -369,6 +364,7 @@ _BUILDERS: dict[str, Callable[[Pictures, Path, Path, torch.device], Recipe]] = {
     "clip-words": build_clip_words,
     "clip-vision": build_clip_vision,
     "clip-kinds": build_clip_kinds,
+    "clip-class": build_clip_class,
     "clip-phrases": build_clip_phrases,
     "prior": _build_prior,
     "lcad-luminance": _build_luminance,

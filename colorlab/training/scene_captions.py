@@ -29,6 +29,11 @@ SKY_PHRASES = {
 }
 """How a caption names each sky."""
 
+BACKDROP_PHRASES = {("sky", name): f"the {name} sky" for name in SKY_PHRASES} | {
+    ("ground", name): phrase.split(" ", 1)[1] for name, phrase in GROUND_PHRASES.items()
+}
+"""How a phrase of its own names each sky and each ground: "the grass"."""
+
 _GENERIC = ("a colorful picture", "a picture", "a colorful scene", "a nice picture")
 _LEADS = ("", "", "", "a picture of ")
 

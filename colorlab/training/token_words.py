@@ -15,7 +15,7 @@ from colorlab.training.corpus import CAPTION_KINDS, SceneCorpus, corpus_scene, p
 from colorlab.training.denoising import FrozenText
 from colorlab.training.exemplars import SketchedPictures
 from colorlab.training.mentions import find_mentions
-from colorlab.training.scene_captions import GROUND_PHRASES, SKY_PHRASES
+from colorlab.training.scene_captions import BACKDROP_PHRASES
 from colorlab.training.scene_kinds import KINDS
 from colorlab.training.sketched_unet import fit_token_map
 
@@ -28,15 +28,14 @@ _PRESENT_SHARE = 0.05
 
 
 def phrase_vectors(tokenizer: Any, text_encoder: torch.nn.Module) -> dict[tuple[str, str], torch.Tensor]:
-    """Encode "the red car" of every color and kind, ("color", name), ("sky", name) and ("ground", name).
+    """Encode "the red car" of every color and kind, ("color", name), ("kind", name), ("sky", name), ("ground", name).
 
     Returns:
         (D,) unit vectors.
     """
     texts = {(color, kind): f"the {color} {kind}" for color in COLORS for kind in KINDS}
     texts |= {("color", color): f"something {color}" for color in COLORS}
-    texts |= {("sky", name): f"the {name} sky" for name in SKY_PHRASES}
-    texts |= {("ground", name): phrase.split(" ", 1)[1] for name, phrase in GROUND_PHRASES.items()}
+    texts |= {("kind", kind): f"the {kind}" for kind in KINDS} | BACKDROP_PHRASES
     with torch.no_grad():
         return {
             name: encode_text_vector(text, tokenizer, text_encoder).tokens[0, 0].float().cpu()
@@ -115,8 +114,8 @@ def measure_similarity(
 
     Returns:
         The polarity, `high` if patches inside are more similar than those outside; the AUC of the dot product; and the
-        cosine with their phrase, and with their color alone, that the best patch of all but a twentieth of the things
-        reaches.
+        cosine that the best patch of all but a twentieth of the things reaches: the least of those with their phrases,
+        with their colors alone, and with their kinds alone.
     """
     aucs, best = [], []
     for index in range(num_scenes):
@@ -129,7 +128,7 @@ def measure_similarity(
             inside, outside = tokens[is_inside] @ vector, tokens[(patches >= 0) & ~is_inside] @ vector
             if len(inside) and len(outside):
                 aucs.append(float((inside[:, None] > outside[None]).float().mean()))
-                texts = torch.stack([vector, phrases["color", instance.color]])
+                texts = torch.stack([vector, phrases["color", instance.color], phrases["kind", instance.kind]])
                 best.append((functional.normalize(tokens, dim=-1) @ texts.T).amax(dim=0))
     auc = sum(aucs) / len(aucs)
     return "high" if auc >= 0.5 else "low", auc, float(torch.stack(best).quantile(_PRESENT_SHARE, dim=0).min())

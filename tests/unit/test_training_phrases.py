@@ -1,5 +1,6 @@
 """Recipe `clip-phrases`: what wordings name, what patches are told to be, and that kinds are told apart by it."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,15 @@ from colorlab.data import data_folder
 from colorlab.errors import StateError
 from colorlab.methods.components import load_component
 from colorlab.networks.libraries import CLIPModel
-from colorlab.training import recipes
-from colorlab.training.clip import ClipRecipe
+from colorlab.training.clip_members import build_clip_class
 from colorlab.training.corpus import GROUND_INDEX, SKY_INDEX, scene_corpus
-from colorlab.training.denoising import FrozenText
 from colorlab.training.loop import batch_generator
 from colorlab.training.members import (
     EXEMPLAR_ENCODER,
     PHRASE_ENCODER,
     find_exemplar_encoder,
     find_phrase_encoder,
+    load_frozen,
 )
 from colorlab.training.photos import Photographs
 from colorlab.training.phrases import WORDINGS, PhraseRecipe, _Names
@@ -38,11 +38,12 @@ def pictures(tmp_path_factory) -> Pictures:
 @pytest.fixture
 def recipe(pictures) -> PhraseRecipe:
     mini = data_folder() / "mini"
-    text = FrozenText.load(mini / "clip", CPU)
-    text.encoder = load_component(PHRASE_ENCODER, mini / "clip", device=CPU, dtype=torch.float32).eval()
-    tower = mini / "colorizediffusion" / EXEMPLAR_ENCODER
-    image_encoder = load_component(EXEMPLAR_ENCODER, tower, device=CPU, dtype=torch.float32)
-    return PhraseRecipe(pictures, text, image_encoder.requires_grad_(False).eval())
+    return PhraseRecipe(
+        pictures,
+        load_component("tokenizer", mini / "clip", device=CPU, dtype=torch.float32),
+        load_frozen(PHRASE_ENCODER, mini / "clip", CPU),
+        load_frozen(EXEMPLAR_ENCODER, mini / "colorizediffusion" / EXEMPLAR_ENCODER, CPU),
+    )
 
 
 def test_every_wording_names_what_it_can_and_backdrops_beside_kinds():
@@ -95,26 +96,45 @@ def test_training_takes_texts_of_different_kinds_apart_and_the_export_keeps_it(r
     assert likeness(again) == pytest.approx(likeness(module), abs=2e-3)
 
 
-def test_the_tower_that_is_told_kinds_goes_on_from_the_one_that_is_there(pictures, recipe, tmp_path: Path):
-    mini = data_folder() / "mini"
-    told, plain = (
-        ClipRecipe(
-            pictures, recipe.text.tokenizer, CLIPModel.from_pretrained(mini / "clip"), "words", tells_kinds=is_told
-        )
-        for is_told in (True, False)
-    )
-    before = told.start.vision_model.state_dict()["embeddings.class_embedding"].clone()
-    recipes._start_warm(told, "clip-kinds", tmp_path, CPU)
+def test_a_batch_that_shows_nothing_costs_nothing(recipe, monkeypatch):
+    monkeypatch.setattr(recipe, "_shown", lambda draws: [None] * (256 * len(draws.scenes)))
+    loss, numbers = recipe.loss(recipe.trainable(), batch_generator(0, 0), 2)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert set(numbers.values()) == {0.0}
+
+
+def test_things_have_the_article_that_users_give_them():
+    index = _Names.of("a {color} {kind}").index["orange", "umbrella"]
+    assert _Names.of("a {color} {kind}").texts[index] == "an orange umbrella"
+    assert "an umbrella" in _Names.of("a {kind}").texts
+    assert "orange" in _Names.of("{color}").texts
+    assert "something orange" in _Names.of("something {color}").texts
+
+
+def test_the_tower_of_class_tokens_goes_on_from_the_one_of_patches(pictures, recipe, tmp_path: Path):
+    clip = CLIPModel.from_pretrained(data_folder() / "mini" / "clip", dtype=torch.float32)
+    told = build_clip_class(pictures, tmp_path, tmp_path, CPU)
+    assert told.name == "clip-class"
     for name in ("vision_model", "visual_projection"):
-        weights, shipped = (getattr(tower, name).state_dict() for tower in (told.start, recipe.image_encoder))
+        weights, shipped, old = (
+            getattr(tower, name).state_dict() for tower in (told.start, recipe.image_encoder, clip)
+        )
         assert all(torch.equal(weights[key], value) for key, value in shipped.items())
-    assert not torch.equal(before, told.start.vision_model.state_dict()["embeddings.class_embedding"])
-    with pytest.raises(StateError, match="clip-vision cannot start warm"):
-        recipes._start_warm(plain, "clip-vision", tmp_path, CPU)
+        assert not all(torch.equal(weights[key], value) for key, value in old.items())
 
 
-def test_towers_of_another_family_are_not_taken(tmp_path: Path):
-    (tmp_path / "family" / "clip").mkdir(parents=True)
-    for find, recipe in ((find_exemplar_encoder, "clip-kinds"), (find_phrase_encoder, "clip-phrases")):
-        with pytest.raises(StateError, match=f"no {recipe}"):
-            find(tmp_path)
+@pytest.mark.parametrize(
+    ("trained", "find", "missing"),
+    [
+        ("clip", find_exemplar_encoder, "clip-kinds"),
+        ("clip", find_phrase_encoder, "clip-phrases"),
+        ("clip-kinds", find_phrase_encoder, "clip-phrases"),
+        ("clip-kinds", partial(find_exemplar_encoder, reads_patches=False), "clip-class"),
+    ],
+)
+def test_shipped_towers_are_not_mixed_with_others(tmp_path: Path, trained, find, missing):
+    assert not find(tmp_path).is_relative_to(tmp_path)
+    (tmp_path / "family" / trained).mkdir(parents=True)
+    with pytest.raises(StateError, match=f"has a {trained} of its own, but no {missing}"):
+        find(tmp_path)
