@@ -48,6 +48,8 @@ __all__ = [
 
 Thresholds = tuple[float, float, float, float]
 _MODES = ("corrected", "published")
+# Two texts whose unit vectors are apart by less are one text; rounding of a text that is encoded twice stays below.
+_SAME_TEXT = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,9 +249,10 @@ def published_edit(cls: torch.Tensor, patches: torch.Tensor, edit: TextEdit) -> 
 def corrected_edit(patches: torch.Tensor, edit: TextEdit, *, polarity: Polarity) -> LocalEdit:
     """Edit (B, N, D) patches inside the region alone.
 
-    With f from 0 outside to 1 inside and d = s - L . t of each patch: w = f max(d, 0); without an anchor L += w t, so
-    that the projection inside becomes s; with one L += w t - f max(L . a, 0) a, which takes away what the patch has of
-    the anchor; with enhance twice of it.
+    With f from 0 outside to 1 inside and d = s - L . t of each patch: w = f max(d, 0); L += w t, so that the projection
+    inside becomes s. With an anchor, L -= f max(L . o, 0) o, too, where o is the unit vector of a - (a . t) t: it takes
+    away what the patch has of the anchor and not of the target; with enhance twice of it. What both texts name stays:
+    "the red car -> the blue car" says nothing against the car. An anchor that is the target takes nothing away.
     """
     manipulation, target, anchor = edit.manipulation, edit.target.to(patches), edit.anchor
     similarity = projection(patches, target if edit.control is None else edit.control)
@@ -261,10 +264,17 @@ def corrected_edit(patches: torch.Tensor, edit: TextEdit, *, polarity: Polarity)
     weights = share * (manipulation.target_scale - projection(patches, target)).clamp(min=0)
     edited = patches + weights * target
     if anchor is not None:
-        anchor = anchor.to(patches)
-        erased = share * projection(patches, anchor).clamp(min=0) * (2.0 if manipulation.enhance else 1.0)
-        edited = edited - erased * anchor
+        own = _apart(anchor.to(patches), target)
+        erased = share * projection(patches, own).clamp(min=0) * (2.0 if manipulation.enhance else 1.0)
+        edited = edited - erased * own
     return LocalEdit(similarity, weights, edited)
+
+
+def _apart(anchor: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the direction (D,) in which a unit vector differs from another one, of length 1; 0 where it does not."""
+    own = anchor - (anchor @ target) * target
+    length = torch.linalg.vector_norm(own)
+    return own / length if length > _SAME_TEXT else torch.zeros_like(own)
 
 
 def _on_texts(patches: torch.Tensor, edit: TextEdit) -> torch.Tensor:

@@ -101,6 +101,34 @@ def test_the_corrected_edit_reaches_the_scale_inside_and_leaves_the_outside_alon
     assert torch.equal(edited[:, 0], tokens[:, 0])
 
 
+def test_an_edit_keeps_what_anchor_and_target_have_in_common():
+    car, red, blue, other = torch.eye(4)
+    anchor, target = (car + red) / 2**0.5, (car + blue) / 2**0.5
+    patches = (9.0 * car + 8.0 * red + 3.0 * other)[None, None].expand(1, 4, 4)
+    edit = text_edit(target, 10.0, anchor=anchor)
+    edited, (done,) = PositionWeights().apply(
+        torch.cat([patches[:, :1], patches], 1), [edit], Settings(), polarity="high"
+    )
+    patch = edited[0, 1]
+    assert float(patch @ target) == pytest.approx(10.0, abs=1e-5), "the scale stays as it was asked for"
+    own = anchor - (anchor @ target) * target
+    assert float(patch @ own) == pytest.approx(0.0, abs=1e-5), "nothing of the anchor alone is left"
+    assert float(patch @ other) == pytest.approx(3.0), "what no text names stays"
+    plain_erased = patches[0, 0] + done.weights[0, 0] * target - (patches[0, 0] @ anchor) * anchor
+    assert float(patch @ car) > float(plain_erased @ car) + 1, "it is still a car"
+
+
+@pytest.mark.parametrize("enhance", [False, True])
+def test_an_anchor_that_is_the_target_or_is_not_there_takes_nothing_away(enhance):
+    first, second, _, _ = torch.eye(4)
+    tokens = (2.0 * second)[None, None].expand(1, 5, 4)
+    wanted = 6.0 * first + 2.0 * second
+    for anchor in (first, -second, torch.eye(4)[2]):
+        edit = text_edit(first, 6.0, anchor=anchor, enhance=enhance)
+        edited, _ = PositionWeights().apply(tokens, [edit], Settings(), polarity="high")
+        assert torch.equal(edited[0, 1:], wanted.expand(4, 4))
+
+
 def test_the_order_of_edits_counts_and_each_sees_those_before_it(tokens, texts):
     one = text_edit(texts[0], 8.0, control=texts[2])
     two = text_edit(texts[1], 8.0, anchor=texts[0], control=texts[2])
