@@ -75,9 +75,9 @@ GROUNDING_WEIGHT = 1.0
 """Weight of `grounding_loss`. Ours."""
 KIND_WEIGHT = 0.3
 """Weight of `KindReader`'s loss. Ours."""
-GUIDANCE_SCALE = 2.5
-"""Guidance by the exemplar that the Attention model is exported with. Ours: above it colors get no truer, and saturated
-ones have edges where the sketch has none."""
+GUIDANCE_SCALES = {"local": 2.5, "global": 3.0}
+"""Guidance by the exemplar that the Attention and the CLS model are exported with. Ours: above it colors get no truer,
+and saturated ones have edges where the sketch has none."""
 MIN_VARIANCE = 1e-6
 """Least variance of what the first hint is compared with. Ours; that of a trained UNet is above it by far."""
 
@@ -288,7 +288,7 @@ class ColorizeDiffusionRecipe:
         beside = "" if self._reads_patches else "../colorizediffusion/"
         if (folder / beside / LINE_ENCODER).is_dir():
             shared[LINE_ENCODER] = f"{beside}{LINE_ENCODER}"
-        settings = {"guidance_scale": GUIDANCE_SCALE} if self._reads_patches else {}
+        settings = {"guidance_scale": GUIDANCE_SCALES[self.projection.config.reads]}
         export_model(folder, method="colorizediffusion", own=own, shared=shared, settings=settings, card=told)
 
     def sample_grid(self, module: nn.Module, folder: Path) -> Image.Image:
