@@ -11,6 +11,7 @@ largest of them, and call one strategy in eight a cure that does nothing.
 
 import argparse
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from colorlab.colorizer import Colorizer
 from colorlab.evaluation.batches import colorize_all
 from colorlab.evaluation.report import Report
 from colorlab.evaluation.sketches import evaluate_sketches
-from colorlab.training.colorizediffusion import Strategies
+from colorlab.methods.folder import read_index, write_index
+from colorlab.training.colorizediffusion import LINE_ENCODER, Strategies
 from colorlab.training.loop import train
+from colorlab.training.members import find_member
 from colorlab.training.recipes import PLANS, colorizediffusion_recipe
 
 BASE = "same"
@@ -76,6 +79,11 @@ def train_one(given: argparse.Namespace, name: str, strategies: Strategies, seed
         plan = replace(known, steps=given.steps, seed=seed, warmup=min(known.warmup, given.steps // 10))
         recipe = colorizediffusion_recipe(given.data, given.out, torch.device(given.device), strategies=strategies)
         train(recipe, plan, given.out / "strategies" / label, member, device=given.device, resume=True)
+        lines = find_member(given.out, f"colorizediffusion/{LINE_ENCODER}")
+        index = read_index(member)
+        told = {LINE_ENCODER: os.path.relpath(lines, member)}
+        # Decoded by the sketch's lines, as the shipped model is.
+        write_index(member, replace(index, components=index.components | told))
     return member
 
 
