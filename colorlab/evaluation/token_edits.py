@@ -5,14 +5,14 @@
 | one | one object of two or more gets another chromatic color | the nearest of the eight names is the wanted one |
 | three | three objects, one after the other | after the third the first two have their wanted names |
 
-Both modes of the position weights are measured on the same scenes and seeds. What is outside is compared with the same
-run without the edit: median Delta E. Weights are compared with the exact mask of the object in the exemplar (AUC); the
-time is that of one object's weights and tokens, as a moved threshold needs them.
+Both modes of the position weights are measured on the same scenes and seeds, each with its own thresholds. What is
+outside is compared with the same run without the edit: median Delta E. Weights are compared with the exact mask of the
+object in the exemplar (AUC); the time is that of one object's weights and tokens, as a moved threshold needs them.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from colorlab.color import CHROMATIC_COLORS, COLORS, delta_e, rgb_to_lab
-from colorlab.conditioning import Conditioning, Manipulation
+from colorlab.conditioning import PUBLISHED_THRESHOLDS, USUAL_THRESHOLDS, Conditioning, Manipulation
 from colorlab.evaluation.report import Estimate, Report, bootstrapped, check_number, proportion
 from colorlab.evaluation.sketches import ColorizeSketches, object_colors
 from colorlab.images import load_image
@@ -74,8 +74,9 @@ def evaluate_token_edits(colorize: ColorizeSketches, method: Any, settings: Sett
     for mode in MODES:
         varied = settings.with_mechanism("position_weights", mode=mode)
         is_asked = mode == MODES[0]
-        rows += _edit_rows(colorize, method, varied, single, before, mode, is_asked=is_asked)
-        rows.append(_sequence_row(colorize, varied, triples, mode, is_asked=is_asked))
+        ones, threes = ([_by_mode(one, mode) for one in scenes] for scenes in (single, triples))
+        rows += _edit_rows(colorize, method, varied, ones, before, mode, is_asked=is_asked)
+        rows.append(_sequence_row(colorize, varied, threes, mode, is_asked=is_asked))
     rows.append(_time_row(method, settings, single[0]))
     return Report(f"Text edits of exemplars, {num_edits} of them", tuple(rows), {"edits": num_edits})
 
@@ -104,6 +105,12 @@ def edited_conditioning(one: EditedScene, *, is_edited: bool) -> Conditioning:
     """Describe an edited scene, or the same without its edits, to the model."""
     edits = one.edits if is_edited else ()
     return Conditioning(sketch=sketch(one.scene), exemplar=one.exemplar.image, manipulations=edits)
+
+
+def _by_mode(one: EditedScene, mode: str) -> EditedScene:
+    """Give the edits of a scene the thresholds of a mode."""
+    thresholds = PUBLISHED_THRESHOLDS if mode == "published" else USUAL_THRESHOLDS
+    return replace(one, edits=tuple(replace(edit, thresholds=thresholds) for edit in one.edits))
 
 
 def _edit_rows(

@@ -5,6 +5,7 @@ from typing import Any
 
 import traitlets
 
+from colorlab.conditioning import USUAL_THRESHOLDS
 from colorlab_widgets.page import PageView
 
 __all__ = ["PositionMatrix"]
@@ -25,7 +26,7 @@ class PositionMatrix(PageView):
     similarity = traitlets.List(help="With the control text, of each patch, row by row").tag(sync=True)
     relative = traitlets.List(help="Place of each similarity between the least and the most, [0, 1]").tag(sync=True)
     weights = traitlets.List(help="Position weight of each patch").tag(sync=True)
-    thresholds = traitlets.List([0.5, 0.55, 0.65, 0.95], help="Four, rising within [0, 1]").tag(sync=True)
+    thresholds = traitlets.List(list(USUAL_THRESHOLDS), help="Four, rising within [0, 1]").tag(sync=True)
     unread = traitlets.List([], help="Indexes of the thresholds that mean nothing here, gray; all: none moves").tag(
         sync=True
     )
