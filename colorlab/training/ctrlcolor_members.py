@@ -11,7 +11,7 @@ from colorlab.training.deformable import DeformableRecipe
 from colorlab.training.denoising import FrozenText
 from colorlab.training.encoded_hints import EncodedHints, encode_hints
 from colorlab.training.latents import EncodedPictures, encode_pictures, weights_key
-from colorlab.training.members import family_schedule, find_member, load_lcad_unet, load_vae
+from colorlab.training.members import family_schedule, find_member, load_frozen, load_lcad_unet, load_vae
 from colorlab.training.pixels import Pictures
 
 NUM_HINTED = (1_000, 4_000)
@@ -21,8 +21,8 @@ NUM_HINTED = (1_000, 4_000)
 def build_lightness(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> LightnessRecipe:
     """Build `ctrlcolor-lightness`; arguments as everywhere in `recipes`."""
     folder = find_member(out, "luminance", "lcad/luminance_encoder")
-    encoder: Any = load_component("luminance_encoder", folder, device=device, dtype=torch.float32)
-    return LightnessRecipe(pictures, load_lcad_unet(out, device), encoder.requires_grad_(False).eval())
+    encoder: Any = load_frozen("luminance_encoder", folder, device)
+    return LightnessRecipe(pictures, load_lcad_unet(out, device), encoder)
 
 
 def build_inpaint(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> InpaintRecipe:
@@ -60,8 +60,7 @@ def build_deformable(pictures: Pictures, out: Path, cache: Path, device: torch.d
 
 def _image_encoder(out: Path, device: torch.device) -> Any:
     """Load the frozen vision tower."""
-    encoder: Any = load_component("image_encoder", find_member(out, "clip"), device=device, dtype=torch.float32)
-    return encoder.requires_grad_(False).eval()
+    return load_frozen("image_encoder", find_member(out, "clip"), device)
 
 
 def _hinted(

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -88,16 +89,15 @@ def _find_tower(out: Path, recipe: str, shipped: str, *needs: str) -> Path:
     return folder
 
 
-def load_frozen(name: str, folder: Path, device: torch.device) -> torch.nn.Module:
-    """Load a component that is not trained."""
-    component: torch.nn.Module = load_component(name, folder, device=device, dtype=torch.float32)
-    return component.requires_grad_(False).eval()
+def load_frozen(name: str, folder: Path, device: torch.device) -> Any:
+    """Load a network that is not trained."""
+    return load_component(name, folder, device=device, dtype=torch.float32).requires_grad_(False).eval()
 
 
 def load_vae(out: Path, device: torch.device) -> AutoencoderKL:
     """Load the frozen autoencoder."""
-    vae: AutoencoderKL = load_component("vae", find_member(out, "vae"), device=device, dtype=torch.float32)
-    return vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    vae: AutoencoderKL = load_frozen("vae", find_member(out, "vae"), device).to(memory_format=torch.channels_last)
+    return vae
 
 
 def family_schedule() -> NoiseSchedule:

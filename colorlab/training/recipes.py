@@ -240,8 +240,7 @@ def _build_luminance(pictures: Pictures, out: Path, cache: Path, device: torch.d
 
 def _build_lcad(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
     luminance = find_member(out, "luminance", "lcad/luminance_encoder")
-    encoder: Any = load_component("luminance_encoder", luminance, device=device, dtype=torch.float32)
-    encoder.requires_grad_(False).eval()
+    encoder: Any = load_frozen("luminance_encoder", luminance, device)
     key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
     named = (encoder, weights_key(*luminance.glob("*.safetensors")))
     encoded = encode_pictures(pictures, load_vae(out, device), cache, key=key, luminance=named)
@@ -291,8 +290,8 @@ def _sketched(
 
 def _build_sketch(pictures: Pictures, out: Path, cache: Path, device: torch.device) -> Recipe:
     luminance = find_member(out, "luminance", "lcad/luminance_encoder")
-    encoder: Any = load_component("luminance_encoder", luminance, device=device, dtype=torch.float32)
-    named = (encoder.requires_grad_(False).eval(), weights_key(*luminance.glob("*.safetensors")))
+    encoder: Any = load_frozen("luminance_encoder", luminance, device)
+    named = (encoder, weights_key(*luminance.glob("*.safetensors")))
     key = weights_key(*find_member(out, "vae").glob("*.safetensors"))
     encoded = encode_pictures(pictures, load_vae(out, device), cache, key=key, luminance=named)
     sketched = _sketched(pictures, find_exemplar_encoder(out), cache, device, "arranged")
