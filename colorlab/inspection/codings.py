@@ -28,7 +28,7 @@ from colorlab.inspection.verdicts import Verdict, compare_pictures, compare_tens
 from colorlab.methods.base import Method
 from colorlab.networks.coder_sites import coder_networks, coder_sites, is_decoder
 from colorlab.networks.environment import Environment
-from colorlab.networks.passes import call_name, check_passes
+from colorlab.networks.passes import call_name, check_passes, main_pass
 from colorlab.networks.sites import Site, SiteKind, select_sites
 from colorlab.runs.run import Run
 from colorlab.runs.segments import Segment, decode_picture
@@ -183,14 +183,16 @@ def as_step(call: PastCall, asked: str) -> PastStep:
     return cast(PastStep, call)
 
 
-def choose_pass(call: PastCall, guidance_pass: str) -> str:
-    """Return the pass that is asked about; of numbered calls the first unless another one is named.
+def choose_pass(call: PastCall, guidance_pass: str | None) -> str:
+    """Return the pass that is asked about: `main_pass`, of numbered calls the first, unless another one is named.
 
     Raises:
         RangeError: there is no such pass.
     """
     if call.guidance_passes is None:
-        return guidance_pass if guidance_pass.startswith("call ") else call_name(0)
+        return guidance_pass if guidance_pass and guidance_pass.startswith("call ") else call_name(0)
+    if guidance_pass is None:
+        return main_pass(call.guidance_passes)
     check_passes([guidance_pass], call.guidance_passes)
     return guidance_pass
 

@@ -7,12 +7,12 @@ import torch
 from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.inspection.baselines import elsewhere
+from colorlab.inspection.codings import choose_pass
 from colorlab.inspection.places import resize_map, word_tokens
 from colorlab.inspection.replay import Moment, judge, moment_of
 from colorlab.inspection.verdicts import Verdict
 from colorlab.inspection.views import origin
 from colorlab.networks.environment import eagerly, environment_of
-from colorlab.networks.passes import check_passes
 from colorlab.networks.patching import Patch, PatchCall, patched
 from colorlab.networks.sites import Site, find_sites
 from colorlab.runs.run import Run
@@ -46,7 +46,7 @@ def effect(
     *,
     word: str | None = None,
     occurrence: int = 0,
-    guidance_pass: str = "cond",
+    guidance_pass: str | None = None,
     baseline: bool = False,
 ) -> Exhibit:
     """Show what the edits of a branch change at a step (replay: two network calls, with the edits and without).
@@ -58,7 +58,7 @@ def effect(
             cells give to it, read from the matrices that the network really uses. Edits of keys, values and features
             also show there, except at the first site they reach.
         occurrence: which one if the word comes several times.
-        guidance_pass: whose attention.
+        guidance_pass: whose attention; None for the pass that sees all that was given, `cond` or `full`.
         baseline: whether to add the same map elsewhere, the mean of 16 random moves.
 
     Returns:
@@ -74,6 +74,7 @@ def effect(
     edits = [repr(edit) for edit in moment.segment.edits]
     if not edits:
         raise StateError(f"Step {step} of {run.name!r} has no edits; branch(step=..., edits=[...]) makes them.")
+    guidance_pass = choose_pass(moment, guidance_pass)
     if word is None:
         change = _change_of_prediction(moment)
     else:
@@ -117,7 +118,6 @@ def _change_of_prediction(moment: Moment) -> _Change:
 
 def _change_of_attention(moment: Moment, guidance_pass: str, word: str, occurrence: int) -> _Change:
     """Compare the attention to a word at a step."""
-    check_passes([guidance_pass], moment.guidance_passes)
     method, sites = moment.method, find_sites(moment.method.unet, moment.state.latents.shape, kind="attn2")
     positions = _positions(moment, guidance_pass, word, occurrence)
     with method.lock, eagerly(), torch.no_grad():

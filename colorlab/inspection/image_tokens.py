@@ -9,11 +9,11 @@ from dataclasses import replace
 
 from colorlab.errors import RangeError
 from colorlab.exhibits import Exhibit
+from colorlab.inspection.codings import choose_pass
 from colorlab.inspection.moments import Askable
 from colorlab.inspection.queries import answer
 from colorlab.inspection.questions import ask_place, ask_tokens
 from colorlab.inspection.replay import moment_of
-from colorlab.networks.passes import check_passes
 
 __all__ = ["image_attention"]
 
@@ -27,7 +27,7 @@ def image_attention(
     adapter: int = 0,
     site: str | None = None,
     head: int | None = None,
-    guidance_pass: str = "cond",
+    guidance_pass: str | None = None,
     baseline: bool = False,
     max_bytes: int = 2**26,
 ) -> Exhibit:
@@ -41,7 +41,7 @@ def image_attention(
         adapter: number of the IP-Adapter, in the order of loading.
         site: path of a cross-attention site, or a pattern; None for the mean of all.
         head: index; None for the mean.
-        guidance_pass: in which pass; without guidance images are those of no picture.
+        guidance_pass: in which pass, None for `cond`; without guidance images are those of no picture.
         baseline: whether to add what chance would give: for tokens, as many of the others; for a pixel, the mean of 32
             random ones.
         max_bytes: working memory of the reduction.
@@ -57,7 +57,7 @@ def image_attention(
     if (token is None) == (pixel is None):
         raise RangeError("Give one of token and pixel.")
     moment = moment_of(run, step)
-    check_passes([guidance_pass], moment.guidance_passes)
+    guidance_pass = choose_pass(moment, guidance_pass)
 
     question = ask_tokens(token) if token is not None else ask_place(moment, pixel, None, "from")
     details = {**question.details, "query": "image_attention", "adapter": adapter}

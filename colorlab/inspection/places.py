@@ -22,6 +22,7 @@ __all__ = [
     "coverage",
     "picture_size",
     "pixel_cell",
+    "reads_words",
     "resize_map",
     "shuffled_words",
     "template_tokens",
@@ -33,13 +34,18 @@ __all__ = [
 ]
 
 
+def reads_words(reader: Reader | Method) -> bool:
+    """Return whether cross-attention receives words: a tokenizer alone may read texts that edit an exemplar."""
+    return "tokenizer" in reader.components and "text_encoder" in reader.components
+
+
 def text_of_pass(method: Method, conditioning: Conditioning, guidance_pass: str, settings: Settings) -> str:
     """Return the text whose tokens the cross-attention of a guidance pass receives.
 
     Raises:
         StateError: the method has no text encoder.
     """
-    if "tokenizer" not in method.components:
+    if not reads_words(method):
         raise StateError(f"{method.name} reads no words; name a pixel, a region or a site instead.")
     # `uncond`, and a pass made from it such as `degraded_uncond`.
     if guidance_pass.endswith("uncond"):
@@ -130,7 +136,7 @@ def context_names(moment: PastStep, guidance_pass: str, number: int | None) -> l
         guidance_pass: in which pass.
         number: of tokens; None where nothing was read.
     """
-    if "tokenizer" in moment.reader.components:
+    if reads_words(moment.reader):
         names = token_names(moment.reader, moment.text(guidance_pass))
         num_all = len(names) + moment.reader.num_more_tokens
         if number in (None, num_all):

@@ -60,7 +60,7 @@ def attention(
     direction: Direction = "from",
     site: str | None = None,
     head: int | None = None,
-    guidance_pass: str = "cond",
+    guidance_pass: str | None = None,
     baseline: bool = False,
     max_bytes: int = 2**26,
 ) -> Exhibit:
@@ -81,7 +81,8 @@ def attention(
             other networks have its name in front, `control_network.*` or `vae.decoder.*`, see `run.sites`. Several
             are averaged on the finest grid among them.
         head: index; None for the mean.
-        guidance_pass: in which pass. Encoders and decoders have none, and there it does not count.
+        guidance_pass: in which pass; None for the one that sees all that was given, `cond` or `full`. Encoders and
+            decoders have none, and there it does not count.
         baseline: whether to add what chance would give: for a word, the same token positions with the prompt's words
             shuffled (one more network call); for tokens, as many of the others; for a pixel, the mean of 32 random
             ones; for a region, of 16 random moves; for a measure, even attention.

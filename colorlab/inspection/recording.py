@@ -181,7 +181,7 @@ class Recording(Queries):
         adapter: int = 0,
         site: str | None = None,
         head: int | None = None,
-        guidance_pass: str = "cond",
+        guidance_pass: str | None = None,
         baseline: bool = False,
         max_bytes: int = 2**26,
     ) -> Exhibit:

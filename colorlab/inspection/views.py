@@ -14,7 +14,7 @@ from colorlab.inspection.codings import as_step, call_of, choose_pass, where_ask
 from colorlab.inspection.moments import Askable, PastCall
 from colorlab.inspection.replay import moment_of, watch_call
 from colorlab.inspection.shelf import shelf_of
-from colorlab.networks.passes import check_passes
+from colorlab.networks.passes import check_passes, main_pass
 from colorlab.networks.sites import Site, select_sites, sites_of_network
 from colorlab.runs.run import Run
 
@@ -51,7 +51,7 @@ def guidance(run: Askable, step: int, *, passes: tuple[str, str] | None = None, 
     null = None
     if baseline:
         with moment.lock, torch.no_grad():
-            others = shuffled_moment(moment, "cond").predict(nullcontext())
+            others = shuffled_moment(moment, main_pass(names)).predict(nullcontext())
         null = _disagreement(others, passes, moment.sample_row)
     return Exhibit(
         array=_disagreement(predictions, passes, moment.sample_row),
@@ -132,7 +132,9 @@ def trajectory(run: Askable, *, baseline: bool = False) -> Exhibit:
     )
 
 
-def features(run: Askable, step: int, site: str, *, guidance_pass: str = "cond", baseline: bool = False) -> Exhibit:
+def features(
+    run: Askable, step: int, site: str, *, guidance_pass: str | None = None, baseline: bool = False
+) -> Exhibit:
     """Show the features of a block as colors: their first three principal components (replay: one network call).
 
     Args:
@@ -140,8 +142,8 @@ def features(run: Askable, step: int, site: str, *, guidance_pass: str = "cond",
         step: index of the step.
         site: path of a block, resnet or transformer; of another network than the denoising one with its name in front,
             `vae.decoder.mid_block` for instance, see `run.sites`. The number of steps as `step` then means the picture.
-        guidance_pass: in which pass. Encoders and decoders have none; where one is called several times, `call 1` is
-            the second one.
+        guidance_pass: in which pass; None for the one that sees all that was given, `cond` or `full`. Encoders and
+            decoders have none; where one is called several times, `call 1` is the second one.
         baseline: whether to add the features with the words of the prompt in another order (one more network call), on
             the same components and the same scale, cut to it; of encoders and decoders, those of other places instead,
             the mean of 16 random moves.

@@ -9,7 +9,7 @@ from torch import nn
 
 from colorlab.errors import RangeError, StateError
 
-__all__ = ["PassRows", "call_name", "check_passes", "submodule"]
+__all__ = ["PassRows", "call_name", "check_passes", "main_pass", "submodule"]
 
 
 class PassRows:
@@ -82,6 +82,11 @@ class PassRows:
 def call_name(index: int) -> str:
     """Return what a call without a name of its own is called, 0 first."""
     return f"call {index}"
+
+
+def main_pass(guidance_passes: Sequence[str]) -> str:
+    """Return the pass that sees all that was given: `cond` of words, `full` of pictures, the last one of others."""
+    return next((name for name in ("cond", "full") if name in guidance_passes), guidance_passes[-1])
 
 
 def check_passes(names: Sequence[str], guidance_passes: Sequence[str]) -> None:

@@ -38,7 +38,7 @@ class Queries:
         direction: str = "from",
         site: str | None = None,
         head: int | None = None,
-        guidance_pass: str = "cond",
+        guidance_pass: str | None = None,
         baseline: bool = False,
         max_bytes: int = 2**26,
     ) -> Exhibit:
@@ -57,7 +57,7 @@ class Queries:
             direction: whether pixel or region looks ("from") or is looked at ("to").
             site: path or pattern with `*`, see `sites`; None for all of the denoising network, averaged.
             head: index; None for the mean.
-            guidance_pass: in which pass.
+            guidance_pass: in which pass; None for the one that sees all that was given, `cond` or `full`.
             baseline: whether to add what chance would give.
             max_bytes: working memory.
 
@@ -110,7 +110,7 @@ class Queries:
         return found
 
     @tells_arguments
-    def features(self, step: int, site: str, *, guidance_pass: str = "cond", baseline: bool = False) -> Exhibit:
+    def features(self, step: int, site: str, *, guidance_pass: str | None = None, baseline: bool = False) -> Exhibit:
         """Show the features of a block as colors (replay); see `colorlab.inspection.views.features`."""
         exhibit: Exhibit = _inspection("views").features(
             self, step, site, guidance_pass=guidance_pass, baseline=baseline
@@ -156,7 +156,7 @@ class RunQueries(Queries):
         *,
         word: str | None = None,
         occurrence: int = 0,
-        guidance_pass: str = "cond",
+        guidance_pass: str | None = None,
         baseline: bool = False,
     ) -> Exhibit:
         """Show what the edits of a branch change at a step (replay); see `colorlab.inspection.effects.effect`."""

@@ -8,7 +8,9 @@ import numpy as np
 
 from colorlab.errors import RangeError
 from colorlab.exhibits import Exhibit
+from colorlab.inspection.places import reads_words
 from colorlab.inspection.replay import run_sites
+from colorlab.networks.passes import main_pass
 from colorlab.networks.sites import Site
 from colorlab.runs.run import Run
 from colorlab_widgets.page import Bars, Chips, Gallery, Picture
@@ -147,7 +149,8 @@ class AttentionExplorer(View):
         passes = run.method.guidance_passes(run.settings)
         if tuple(passes) != self.guidance_pass.options:
             self.guidance_pass.options = passes
-            self.guidance_pass.value = next((name for name in ("cond", "full") if name in passes), passes[-1])
+            self.guidance_pass.value = main_pass(passes)
+        self.other_word.layout.display = None if reads_words(run.method) else "none"
 
     def _show_selection(self) -> None:
         """Mark what is selected."""

@@ -1,0 +1,65 @@
+"""What can be asked of a model that reads an exemplar and no words, in Python and in the attention explorer."""
+
+import warnings
+
+import numpy as np
+import pytest
+from colorlab_widgets import AttentionExplorer, ViewModel
+from pages import send
+from tiny import tiny_colorizediffusion, tiny_colorizer
+
+from colorlab.conditioning import Conditioning
+from colorlab.errors import RangeError, StateError
+from colorlab.methods.base import ConditioningWarning
+
+
+@pytest.fixture
+def conditioning():
+    sketch = np.ones((40, 56), np.float32)
+    sketch[10:30, 20] = sketch[10, 20:40] = 0
+    exemplar = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    return Conditioning(sketch=sketch, exemplar=exemplar)
+
+
+@pytest.fixture
+def colorizer():
+    return tiny_colorizer(tiny_colorizediffusion())
+
+
+@pytest.fixture
+def run(colorizer, conditioning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConditioningWarning)
+        return colorizer.start(conditioning).finish(progress=False)
+
+
+def test_the_pass_with_the_exemplar_is_meant_where_none_is_named(run):
+    site = next(site.path for site in run.sites(kind="resnet"))
+    named, meant = (run.attention(0, pixel=(20, 11), **given) for given in ({"guidance_pass": "full"}, {}))
+    assert np.array_equal(named.array, meant.array)
+    assert run.features(0, site).provenance["guidance_pass"] == "full"
+    with pytest.raises(RangeError, match="no guidance pass 'cond'"):
+        run.attention(0, pixel=(20, 11), guidance_pass="cond")
+
+
+def test_a_place_looks_at_numbered_patches_and_words_are_told_to_be_unread(run):
+    found = run.attention(0, pixel=(20, 11), site="*attn2", baseline=True)
+    assert found.provenance["token_names"] == [f"token {index}" for index in range(len(found.array))]
+    assert found.array.sum() == pytest.approx(1, abs=1e-5)
+    with pytest.raises(StateError, match="colorizediffusion reads no words"):
+        run.attention(0, word="car")
+
+
+def test_the_explorer_shows_a_click_and_offers_no_words(colorizer, conditioning):
+    model = ViewModel(colorizer, conditioning)
+    view = AttentionExplorer(model)
+    model.colorize()
+    assert model.worker.join(60)
+    send(view.picture, "click", x=20.0, y=11.0)
+    assert model.worker.join(60)
+    assert view.picture.overlay
+    assert "pixel (20, 11)" in view.caption.value
+    assert "full" in view.caption.value
+    assert view.looked_at.bars
+    assert view.other_word.layout.display == "none"
+    model.close()
