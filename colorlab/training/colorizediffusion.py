@@ -7,6 +7,7 @@
 | reference drop rate | `drop_rate` |
 | noisy tokens by timestep | `token_noise` |
 | dual-conditioned training | `dual_weight` |
+| cells told which patches show their object (ours) | `grounding_weight` |
 
 Source: ColorizeDiffusion, arXiv 2401.01456; tellurion-kanata/colorizeDiffusion@d876b7e and @c9bd9fb. Dual-conditioned
     training is in no released code; its loss is our reading of the paper's summary.
@@ -14,12 +15,13 @@ Deviation (ours, for few samples): begins from L-CAD (`sketched_unet`) and from 
     L-CAD's UNet sees of a gray picture and what kind of thing a sketch shows (`sketched_kinds`), the CLS model from the
     trained Attention model; reads exemplars with a vision tower that was told kinds (`token_kinds`), and in the
     Attention model the texts of edits with a text tower that was (`phrases`); predicts v; some sketches are dropped, so
-    that guidance by the sketch has a model of "no sketch"; cells of an object are told which patches of the exemplar
-    show it (`grounding`); some exemplars of the Attention model are edited by text (`edited_exemplars`).
+    that guidance by the sketch has a model of "no sketch"; some exemplars of the Attention model are edited by text
+    (`edited_exemplars`).
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, get_args
 
@@ -71,8 +73,6 @@ SKETCH_DROP_RATE = 0.05
 """How often there is no sketch. Ours."""
 NOISIEST_SHARE = 0.5
 """Share of samples from the noisiest fifth of the timesteps, where only the sketch tells what is where. Ours."""
-GROUNDING_WEIGHT = 1.0
-"""Weight of `grounding_loss`. Ours."""
 KIND_WEIGHT = 0.3
 """Weight of `KindReader`'s loss. Ours."""
 GUIDANCE_SCALES = {"local": 2.5, "global": 3.0}
@@ -92,6 +92,8 @@ class Strategies:
         shuffles_tokens: reorder the tokens of each batch.
         token_noise: noise on the tokens by timestep, of the first or the later published version.
         dual_weight: weight of the prediction without the exemplar beside that with it; costs a second call.
+        grounding_weight: weight of `grounding_loss`, which tells cells of an object the patches that show it, at least
+            0; for what reads patches. Ours.
         edit_share: share of exemplars in a batch that are edited by text, [0, 1]. Ours, and no strategy against the
             distribution problem: these exemplars are rearranged, too, so that a comparison leaves them out.
 
@@ -104,6 +106,7 @@ class Strategies:
     shuffles_tokens: bool = False
     token_noise: TokenNoise = "none"
     dual_weight: float = 0.0
+    grounding_weight: float = 1.0
     edit_share: float = 0.25
 
     def __post_init__(self) -> None:
@@ -112,11 +115,10 @@ class Strategies:
                 raise RangeError(
                     f"{name} is {getattr(self, name)!r}, but one of {', '.join(get_args(kinds))} is expected."
                 )
-        if not (0 <= self.drop_rate <= 1 and self.dual_weight >= 0 and 0 <= self.edit_share <= 1):
-            raise RangeError(
-                f"drop_rate is {self.drop_rate}, dual_weight {self.dual_weight} and edit_share {self.edit_share}, "
-                "but 0 to 1, at least 0 and 0 to 1 are expected."
-            )
+        for name, most in (("drop_rate", 1), ("dual_weight", inf), ("grounding_weight", inf), ("edit_share", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                bounds = "at least 0 is" if most == inf else f"0 to {most} are"
+                raise RangeError(f"{name} is {getattr(self, name)}, but {bounds} expected.")
 
 
 @dataclass
@@ -263,10 +265,10 @@ class ColorizeDiffusionRecipe:
         early = timesteps > self.schedule.num_train_timesteps // 2
         numbers = {"mse": float(squared.detach().mean()), "mse_early": float(squared.detach()[early].mean())}
         numbers["kinds"] = float(kind_loss.detach())
-        if self._reads_patches:
+        if self._reads_patches and self.strategies.grounding_weight:
             named = owners[:, None] == torch.arange(NUM_THINGS)[:, None]
             grounding = grounding_loss(reader.probabilities(), named, self.encoded.patches(indices))
-            loss = loss + GROUNDING_WEIGHT * grounding
+            loss = loss + self.strategies.grounding_weight * grounding
             numbers["grounding"] = float(grounding.detach())
         if self.strategies.dual_weight:
             alone, _ = module(noisy, timesteps, hints, torch.zeros_like(tokens))

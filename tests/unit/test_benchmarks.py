@@ -153,11 +153,18 @@ def test_strategies_are_compared_by_named_rows_and_three_alike_seeds_are_no_cure
     low, high = bench.seed_interval(np.array([-3.0, -2.0, -1.0]))
     assert (low, high) == pytest.approx((-2 - 4.303 / 3**0.5, -2 + 4.303 / 3**0.5), abs=1e-3)
 
-    def runs(*leakages):
-        return [{"leakage": leakage, "edges": 0.8, "hue": 50.0} for leakage in leakages]
+    def runs(*leakages, edges=(0.7, 0.75, 0.8)):
+        return [{"leakage": leakage, "edges": f1, "hue": 50.0} for leakage, f1 in zip(leakages, edges, strict=False)]
 
-    found = {"same": runs(5.0, 6.0, 7.0), "slightly": runs(4.9, 5.0, 6.9), "plainly": runs(2.0, 3.1, 3.9)}
+    found = {
+        "same": runs(5.0, 6.0, 7.0),
+        "slightly": runs(4.9, 5.0, 6.9),
+        "plainly": runs(2.0, 3.1, 3.9),
+        "sharply": runs(5.0, 6.1, 6.9, edges=(0.8, 0.84, 0.91)),
+        "both ways": runs(9.0, 10.1, 10.9, edges=(0.8, 0.84, 0.91)),
+        "blurred": runs(5.0, 6.1, 6.9, edges=(0.6, 0.64, 0.71)),
+    }
     verdicts = [line.split("|")[-2].strip() for line in bench.table(found).splitlines()[2:]]
-    assert verdicts == ["", "no effect shown", "cures"]
+    assert verdicts == ["", "no effect shown", "cures", "edges better", "harms, edges better", "edges worse"]
     lines = bench.table({name: some[:1] for name, some in found.items()}).splitlines()
     assert all("no effect shown" in line for line in lines[3:])

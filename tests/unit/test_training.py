@@ -29,6 +29,7 @@ from colorlab.training.captions import (
     photo_caption,
     vocabulary,
 )
+from colorlab.training.colorizediffusion import Strategies
 from colorlab.training.corpus import GROUND_INDEX, SKY_INDEX, patch_map, scene_corpus
 from colorlab.training.initialization import pass_through
 from colorlab.training.loop import Plan, batch_generator, train
@@ -275,6 +276,21 @@ def test_every_recipe_makes_a_member_that_loads(photo_folder: Path, tmp_path: Pa
         run = colorizer.start(gray=flat_picture("gray", 64), prompt="a chartreuse car", num_inference_steps=2)
     run.finish()
     assert run.image.shape == (64, 64, 3)
+    check_that_grounding_counts_by_its_weight(photo_folder, tmp_path)
+
+
+def check_that_grounding_counts_by_its_weight(photo_folder: Path, out: Path) -> None:
+    losses = []
+    for weight in (0.0, 2.0):
+        strategies = Strategies(grounding_weight=weight)
+        recipe = recipes.colorizediffusion_recipe(
+            photo_folder, out, torch.device("cpu"), strategies=strategies, num_scenes=NUM_SCENES
+        )
+        loss, numbers = recipe.loss(recipe.trainable(), batch_generator(0, 0), 4)
+        losses.append(float(loss))
+        assert ("grounding" in numbers) == (weight > 0)
+    assert losses[1] - losses[0] == pytest.approx(2 * numbers["grounding"], rel=1e-4)
+    assert numbers["grounding"] > 0
 
 
 def test_a_recipe_without_its_foundation_says_what_to_train(photo_folder: Path, tmp_path: Path, monkeypatch) -> None:
