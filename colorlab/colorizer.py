@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 
 from colorlab.conditioning import Conditioning
-from colorlab.errors import ColorlabError, RangeError
+from colorlab.errors import ColorlabError, RangeError, RunFileError
 from colorlab.methods.absent import AbsentMethod, ModelDescription
 from colorlab.methods.adaptation import Adaptation
 from colorlab.methods.base import Method, Prepared, users_stacklevel
@@ -312,6 +312,8 @@ def open(
     """
     path = Path(path).expanduser()
     archive, position = read_journal(path) if path.is_dir() else (read_archive(path), None)
+    if set(archive.content) == {"tuning"}:
+        raise RunFileError(f"{str(path)!r} holds a tuning, but no runs; go on with it by colorizer.resume_tuning(...).")
     models, adaptations = decode_models(archive), decode_adaptations(archive)
     misfits = {key: model.misfit(colorizer.method) if colorizer else "" for key, model in models.items()}
     if colorizer is not None and models and all(misfits.values()):

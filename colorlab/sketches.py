@@ -9,10 +9,10 @@ from torch.nn import functional
 
 from colorlab.color import gray_to_lightness
 from colorlab.errors import RangeError
-from colorlab.images import load_gray
+from colorlab.images import load_gray, resize_image
 from colorlab.shapes import check_shape
 
-__all__ = ["SketchStyle", "extract_sketch", "invert_sketch", "is_blank", "is_inverted", "is_photograph", "sketch_of"]
+__all__ = ["SketchStyle", "extract_sketch", "fit_sketch", "invert_sketch", "is_blank", "is_inverted", "is_photograph", "sketch_of"]
 
 SketchStyle = Literal["xdog", "canny"]
 
@@ -23,6 +23,9 @@ _CANNY_LOW, _CANNY_HIGH = 0.06, 0.16
 _CANNY_REACH_PX = 2
 _MIN_CONTRAST = 0.02
 _INK, _PAPER = 0.15, 0.85
+# Ink above which a pixel belongs to a line, and how dark the darker ones of a drawing are: quantiles before and after
+# shrinking, where more pixels hold a part of a line only. Ours, see `docs/figures/colorizediffusion.md`.
+_LINE_INK, _DARK_BEFORE, _DARK_AFTER = 0.1, 0.9, 0.8
 
 
 def extract_sketch(picture: Any, *, style: SketchStyle = "xdog") -> np.ndarray:
@@ -85,6 +88,41 @@ def _xdog(lightness: torch.Tensor, sigma: float) -> torch.Tensor:
     sharp = 1 + _SHARPNESS * (_blur(lightness, sigma) - _blur(lightness, _SIGMA_RATIO * sigma))
     # 2. T = 1 above 1 - epsilon, below it 1 + tanh(phi (S - 1 + epsilon))
     return (1 + torch.tanh(_STEEPNESS * (sharp - 1 + _TOLERANCE).clamp(max=0))).clamp(0, 1)
+
+
+def fit_sketch(sketch: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize drawings; where they shrink, their lines stay as dark and as sharp as they were.
+
+    Averaged alone, fine lines fade into a gray that no sketch encoder knows: it then takes the paper for empty.
+
+    Args:
+        sketch: (B, 1, H, W), [0, 1], black lines on white.
+        size: (height, width) in pixels.
+
+    Returns:
+        (B, 1, height, width), [0, 1].
+
+    Raises:
+        ShapeError: `sketch` has another shape.
+
+    Source: ours.
+    """
+    check_shape(sketch, "B 1 H W", "sketch")
+    fitted = resize_image(sketch, size)
+    if sketch.shape[-2] * sketch.shape[-1] <= size[0] * size[1]:
+        return fitted
+    # 1. Ink of the darker parts of lines, before and after: their ratio makes up for what averaging took.
+    ink = 1 - fitted
+    gain = max(1.0, _darkness(1 - sketch, _DARK_BEFORE) / _darkness(ink, _DARK_AFTER))
+    ink = (ink * gain).clamp(0, 1)
+    # 2. The smooth step 3x^2 - 2x^3 takes away the gray that averaging laid around lines.
+    return 1 - ink * ink * (3 - 2 * ink)
+
+
+def _darkness(ink: torch.Tensor, quantile: float) -> float:
+    """Return a quantile of the ink on lines; 1 where there are none."""
+    lines = ink[ink > _LINE_INK]
+    return float(np.quantile(lines.numpy(), quantile)) if len(lines) else 1.0
 
 
 def invert_sketch(sketch: Any) -> np.ndarray:

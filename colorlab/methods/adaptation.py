@@ -147,7 +147,14 @@ class Adaptation:
         """
         path = Path(path).expanduser()
         if not path.is_file():
-            raise WeightsError(f"There is no adaptation {str(path)!r}.")
+            raise WeightsError(
+                f"There is no adaptation {str(path)!r}; check the name, or make one by colorizer.tune(...) and save it."
+            )
+        if path.suffix != SUFFIX:
+            raise WeightsError(
+                f"{str(path)!r} is no adaptation, whose name ends in {SUFFIX}; take that of a tuning that is not "
+                "finished by colorizer.resume_tuning(...).adaptation."
+            )
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

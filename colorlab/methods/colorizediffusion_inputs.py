@@ -23,7 +23,7 @@ from colorlab.methods.text import EncodedText, encode_text_vector
 from colorlab.networks.image_tokens import projected_tokens
 from colorlab.networks.sketch_encoder import NO_SKETCH, sketch_pixels
 from colorlab.settings import Settings
-from colorlab.sketches import is_blank, is_inverted, is_photograph, sketch_of
+from colorlab.sketches import fit_sketch, is_blank, is_inverted, is_photograph, sketch_of
 
 __all__ = ["EVERYTHING", "NO_ANCHOR", "ColorizeDiffusionInputs", "PreparedColorizeDiffusion"]
 
@@ -183,7 +183,7 @@ class ColorizeDiffusionInputs(Method):
             if settings.as_published:
                 pixels = place_sketch(to_uint8(drawing.repeat(1, 3, 1, 1)), size).picture
             else:
-                pixels = sketch_pixels(resize_image(drawing, size))
+                pixels = sketch_pixels(fit_sketch(drawing, size))
             return ((1 - pixels[:, :1]) / 2).clamp(0, 1), encode(pixels)
 
         key = (conditioning.content_hash("sketch", "gray"), size, settings.as_published)

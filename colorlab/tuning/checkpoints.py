@@ -31,7 +31,7 @@ class Checkpoints:
                 del self._states[number]
 
     def go_back(self, number: int) -> TuningState:
-        """Return the state after so many iterations, and forget those after it.
+        """Return the state after so many iterations. Those after it stay: what goes on from here comes by them again.
 
         Raises:
             RangeError: there is no such checkpoint.
@@ -39,8 +39,6 @@ class Checkpoints:
         if number not in self._states:
             known = ", ".join(map(str, self.numbers)) or "none"
             raise RangeError(f"There is no checkpoint after {number!r} iterations; there are: {known}.")
-        for later in [other for other in self._states if other > number]:
-            del self._states[later]
         return self._states[number]
 
     @property

@@ -142,8 +142,9 @@ def _why_none(path: Path) -> str:
 
 def _encode(tuning: "Tuning", tensor: Callable[[torch.Tensor], str]) -> dict[str, Any]:
     """Write a tuning as plain values."""
-    # A checkpoint's rows are a beginning of the present ones, but for the last, which a stage's end may complete.
+    # Any state's rows are a beginning of the longest ones, but for the last, which a stage's end may complete.
     states = [*tuning.checkpoints, tuning.state]
+    longest = max(states, key=lambda state: state.number)
     return {
         "model": tuning.method.model_name,
         "base": tuning.method.base_hash,
@@ -151,7 +152,7 @@ def _encode(tuning: "Tuning", tensor: Callable[[torch.Tensor], str]) -> dict[str
         "settings": tuning.settings.to_dict(),
         "plan": tuning.plan.to_dict(),
         "nouns": list(tuning.nouns),
-        "rows": [dict(row) for row in tuning.state.rows],
+        "rows": [dict(row) for row in longest.rows],
         "states": [encode_state(state, tensor) for state in states],
     }
 

@@ -217,7 +217,7 @@ class Tuning:
         return self
 
     def roll_back(self, number: int) -> "Tuning":
-        """Go back to a checkpoint; gone on from there with nothing changed, the same numbers come again.
+        """Go back to a checkpoint, or forward again: gone on from there, the same numbers come again, and none is lost.
 
         Args:
             number: of iterations done, one of `checkpoints.numbers`.

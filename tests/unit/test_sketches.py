@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from colorlab.errors import ImageError, RangeError
-from colorlab.sketches import extract_sketch, invert_sketch, is_blank, is_inverted, is_photograph
+from colorlab.images import resize_image
+from colorlab.sketches import extract_sketch, fit_sketch, invert_sketch, is_blank, is_inverted, is_photograph
 from colorlab.training.scenes import TEST_SEEDS, make_scene, sketch
 
 
@@ -60,6 +61,33 @@ def test_pictures_narrower_than_the_blur_are_drawn_too(style, size):
         step = np.full(size, 200, np.uint8)
         step[tuple(slice(0, side // 2 if side == 300 else None) for side in size)] = 40
         assert not is_blank(extract_sketch(step, style=style))
+
+
+@pytest.mark.parametrize(("size", "width"), [(192, 1), (512, 1), (512, 4), (400, 3)])
+def test_lines_of_larger_drawings_stay_dark(size, width):
+    drawing = torch.ones(1, 1, size, size)
+    drawing[..., size // 4 : size // 4 + width] = 0
+    drawing[..., 3 * size // 4 : 3 * size // 4 + width, :] = 0
+    fitted = fit_sketch(drawing, (128, 128))
+    assert fitted.shape == (1, 1, 128, 128)
+    assert fitted[0, 0, 64].min() < 0.1
+    assert fitted[0, 0, :, 64].min() < 0.1
+    assert float((fitted > 0.9).float().mean()) > 0.9, "paper stays paper"
+
+
+def test_drawings_that_do_not_shrink_are_resized_alone():
+    drawing = torch.rand(2, 1, 64, 48, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(fit_sketch(drawing, (64, 48)), drawing)
+    torch.testing.assert_close(fit_sketch(drawing, (128, 96)), resize_image(drawing, (128, 96)))
+    assert bool((fit_sketch(torch.ones(1, 1, 300, 300), (128, 128)) == 1).all())
+
+
+def test_a_large_sketch_of_a_scene_shrinks_to_about_its_small_one():
+    for seed in TEST_SEEDS[:4]:
+        small, large = (torch.from_numpy(sketch(make_scene(seed, size_px=px)))[None, None] for px in (128, 256))
+        fitted, averaged = (1 - shrink(large.clamp(0, 1), (128, 128)) for shrink in (fit_sketch, resize_image))
+        ink = float((1 - small).mean())
+        assert abs(float(fitted.mean()) - ink) < 0.6 * abs(float(averaged.mean()) - ink)
 
 
 def test_flat_pictures_give_blank_sketches():

@@ -12,8 +12,9 @@ import torch
 from run_files import small_files
 from tiny import tiny_colorizer, tiny_diffcolor, tiny_lcad, tiny_picture
 
+import colorlab
 import colorlab.tuning.tuning as module
-from colorlab.errors import ColorlabError, RangeError, RunFileError, StateError
+from colorlab.errors import ColorlabError, RangeError, RunFileError, StateError, WeightsError
 from colorlab.tuning.checkpoints import Checkpoints
 from colorlab.tuning.optimizer import Moments
 from colorlab.tuning.pictures import TuningWarning
@@ -114,12 +115,24 @@ def test_a_pause_ends_a_loop_and_resume_goes_on(tuning, whole):
     assert losses(tuning) == losses(whole)
 
 
-def test_rolled_back_it_takes_the_same_way_again(tuning, whole):
+def test_rolled_back_it_takes_the_same_way_again_and_nothing_is_lost(colorizer, tuning, whole, tmp_path):
     tuning.finish(progress=False)
     assert tuning.checkpoints.numbers == (0, 2, 3, 5, 6, 8, 9)
     tuning.roll_back(2)
     assert tuning.stage == "contrastive"
-    assert tuning.checkpoints.numbers == (0, 2)
+    assert tuning.checkpoints.numbers == (0, 2, 3, 5, 6, 8, 9)
+    assert repr(tuning.state).startswith("TuningState after 2 iterations: contrastive 2, loss ")
+    assert "\n" not in repr(tuning.state)
+    kept = tuning.save(tmp_path / "back.tuning")
+    with pytest.raises(RunFileError, match=r"holds a tuning, but no runs; .*resume_tuning"):
+        colorlab.open(kept)
+    with pytest.raises(WeightsError, match=r"ends in \.safetensors; .*resume_tuning"):
+        colorizer.with_adaptation(kept)
+    tuning.roll_back(9)
+    assert tuning.is_finished
+    assert tuning.adaptation.content_hash == whole.adaptation.content_hash
+    tuning = colorizer.resume_tuning(kept)
+    assert (tuning.num_iterations, tuning.checkpoints.numbers) == (2, (0, 2, 3, 5, 6, 8, 9))
     tuning.finish(progress=False)
     assert losses(tuning) == losses(whole)
     assert tuning.adaptation.content_hash == whole.adaptation.content_hash

@@ -177,7 +177,7 @@ class TuningModel(traitlets.HasTraits):
         self.model.worker.stop(TUNING, _SHEET)
 
     def roll_back(self, number: int) -> None:
-        """Go back to the checkpoint after so many iterations; those after it are forgotten."""
+        """Go to the checkpoint after so many iterations; the others stay."""
         tuning = self.tuning
 
         def go_back() -> None:

@@ -117,7 +117,7 @@ class TuningView(View):
         self.go_on = button("Start", "", tuning.go_on, "play")
         self.stop = button("Stop", "Stop within one iteration; what is done stays", tuning.stop, "stop")
         self.roll_back = button(
-            "Roll back", "Go back to the chosen checkpoint; those after it are forgotten", self._roll_back, "undo"
+            "Roll back", "Go to the chosen checkpoint; the others stay", self._roll_back, "undo"
         )
         self.color = button(
             "Color the target",
