@@ -12,7 +12,16 @@ from colorlab.errors import RangeError
 from colorlab.images import load_gray, resize_image
 from colorlab.shapes import check_shape
 
-__all__ = ["SketchStyle", "extract_sketch", "fit_sketch", "invert_sketch", "is_blank", "is_inverted", "is_photograph", "sketch_of"]
+__all__ = [
+    "SketchStyle",
+    "extract_sketch",
+    "fit_sketch",
+    "invert_sketch",
+    "is_blank",
+    "is_inverted",
+    "is_photograph",
+    "sketch_of",
+]
 
 SketchStyle = Literal["xdog", "canny"]
 

@@ -116,9 +116,7 @@ class TuningView(View):
         self.open = button("Open", "Go on with the tuning that the file holds", tuning.open, "folder-open-o")
         self.go_on = button("Start", "", tuning.go_on, "play")
         self.stop = button("Stop", "Stop within one iteration; what is done stays", tuning.stop, "stop")
-        self.roll_back = button(
-            "Roll back", "Go to the chosen checkpoint; the others stay", self._roll_back, "undo"
-        )
+        self.roll_back = button("Roll back", "Go to the chosen checkpoint; the others stay", self._roll_back, "undo")
         self.color = button(
             "Color the target",
             "Start a run of the target by the model as it is tuned so far; seconds, no more tuning",
