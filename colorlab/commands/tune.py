@@ -18,6 +18,7 @@ from colorlab.methods.identifiers import Rewriting, check_context
 from colorlab.settings import Settings
 from colorlab.tuning import Tuning
 from colorlab.tuning.files import SUFFIX
+from colorlab.tuning.plan import find_plan
 
 __all__ = ["tune_picture"]
 
@@ -69,6 +70,8 @@ def tune_picture(
                     if resume
                     else colorizer.tune(conditioning, _settings(colorizer, plan, seed), preset=plan.plan, nouns=nouns)
                 )
+                if resume:
+                    _tell_differences(tuning, plan, seed, nouns)
                 _check_targets(tuning.rewriting, colorizer, targets)
             adaptation = _tuned(tuning, kept)
             print(adaptation.save(out))
@@ -135,6 +138,23 @@ def _resumed(colorizer: Colorizer, kept: Path, conditioning: Conditioning) -> Tu
         )
     print(f"{kept} goes on with its own plan, seed and nouns.")
     return tuning
+
+
+def _tell_differences(tuning: Tuning, plan: ChosenPlan, seed: int | None, nouns: Sequence[str]) -> None:
+    """Say what a command would have begun with in place of what a tuning goes on with."""
+    known = tuning.settings.mechanisms
+    asked = [
+        (known.get(name, {}).get(key), value) for name, one in plan.mechanisms.items() for key, value in one.items()
+    ]
+    told = {
+        "the plan": find_plan(plan.plan) != tuning.plan,
+        "the seed": seed is not None and seed != tuning.settings.seed,
+        "mechanisms": any(there != value for there, value in asked),
+        "nouns": bool(nouns) and tuple(nouns) != tuning.nouns,
+    }
+    differing = [name for name, differs in told.items() if differs]
+    if differing:
+        print(f"This command says {', '.join(differing)} otherwise, which does not count; --force begins anew with it.")
 
 
 def _tuned(tuning: Tuning, kept: Path) -> Adaptation:

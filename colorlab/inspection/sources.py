@@ -6,6 +6,7 @@ A kind of source is one class with two members, `labels` and `without`; `find_so
 | --- | --- |
 | word | its keys are masked in every pass, and its place is kept |
 | stroke | left out of the hint |
+| text edit of the exemplar | left out of the edits |
 | group of exemplar patches | its colors: what is left is gray; without all groups there is no exemplar |
 
 A branch has other words, strokes or another exemplar from some step on: the sources of all steps are found, and each
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 from colorlab.color import image_to_gray
-from colorlab.conditioning import Conditioning
+from colorlab.conditioning import Conditioning, Manipulation
 from colorlab.errors import RangeError
 from colorlab.inspection.edits.words import Remove
 from colorlab.inspection.places import word_tokens
@@ -30,10 +31,12 @@ from colorlab.runs.run import Run
 from colorlab.strokes import Stroke
 
 __all__ = [
+    "EditSources",
     "ExemplarSources",
     "Sources",
     "StrokeSources",
     "WordSources",
+    "find_edits",
     "find_exemplars",
     "find_sources",
     "find_strokes",
@@ -151,18 +154,41 @@ class StrokeSources:
 
     def without(self, conditioning: Conditioning, removed: Sequence[int]) -> tuple[Conditioning, tuple[Edit, ...]]:
         """Return the conditioning with the other strokes; strokes that are not of this set stay."""
-        kept = list(conditioning.strokes)
-        for stroke in (self.strokes[index] for index in removed):
-            # Equal strokes are as many sources, each taken away once.
-            if stroke in kept:
-                kept.remove(stroke)
-        return conditioning.replace(strokes=kept), ()
+        return conditioning.replace(strokes=_left(conditioning.strokes, [self.strokes[index] for index in removed])), ()
 
 
 def find_strokes(run: Run) -> StrokeSources | None:
     """Find the strokes of all steps of a run; None where there is none that the method reads."""
     strokes = tuple(_united(conditioning.strokes for conditioning in given_by_step(run).values()))
     return StrokeSources(strokes) if strokes and "strokes" in run.method.fields_read() else None
+
+
+@dataclass(frozen=True)
+class EditSources:
+    """Text edits of an exemplar; without one means that the others are made alone, in their order.
+
+    Args:
+        edits: in the order in which they are made.
+    """
+
+    edits: tuple[Manipulation, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Number and target text of each."""
+        return tuple(f"edit {index} {edit.target_text!r}" for index, edit in enumerate(self.edits))
+
+    def without(self, conditioning: Conditioning, removed: Sequence[int]) -> tuple[Conditioning, tuple[Edit, ...]]:
+        """Return the conditioning with the other edits; edits that are not of this set stay."""
+        return conditioning.replace(
+            manipulations=_left(conditioning.manipulations, [self.edits[index] for index in removed])
+        ), ()
+
+
+def find_edits(run: Run) -> EditSources | None:
+    """Find the text edits of all steps of a run; None where there is none that the method reads."""
+    edits = tuple(_united(conditioning.manipulations for conditioning in given_by_step(run).values()))
+    return EditSources(edits) if edits and "manipulations" in run.method.fields_read() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,6 +275,7 @@ def find_sources(
     kinds = [
         find_words(run, words=words, everywhere=everywhere),
         find_strokes(run),
+        find_edits(run),
         *find_exemplars(run, grid=exemplar_grid),
     ]
     found = tuple(kind for kind in kinds if kind is not None)
@@ -274,6 +301,15 @@ def _united(groups: Iterable[Iterable[Source]]) -> list[Source]:
             else:
                 found.append(one)
     return found
+
+
+def _left(there: Iterable[Source], removed: Iterable[Source]) -> list[Source]:
+    """Return what stays; equal ones are as many sources, each taken away once."""
+    kept = list(there)
+    for one in removed:
+        if one in kept:
+            kept.remove(one)
+    return kept
 
 
 def _read_words(run: Run, text: str) -> list[Word]:

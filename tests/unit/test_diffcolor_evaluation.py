@@ -107,7 +107,12 @@ def test_the_command_goes_on_after_an_interrupt(command, capsys, monkeypatch):
     monkeypatch.setattr(module, "check_reconstruction", real)
     assert main(words) == 2
     assert "add --resume" in capsys.readouterr().err
-    assert main([*words, "--resume"]) == 0
+    with monkeypatch.context() as again:
+        again.setattr(module, "check_reconstruction", interrupted)
+        assert main([*words, "--resume"]) == 1
+    assert "otherwise" not in capsys.readouterr().out
+    assert main([*words, "--seed", "7", "--noun", "photo", "--resume"]) == 0
+    assert "This command says the seed, nouns otherwise, which does not count" in capsys.readouterr().out
     assert len(Adaptation.load(out).info["curves"]["embedding"]["loss"]) == PRESETS["smoke"].num_steps["embedding"]
 
 

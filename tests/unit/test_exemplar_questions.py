@@ -8,8 +8,9 @@ from colorlab_widgets import AttentionExplorer, ViewModel
 from pages import send
 from tiny import tiny_colorizediffusion, tiny_colorizer
 
-from colorlab.conditioning import Conditioning
+from colorlab.conditioning import Conditioning, Manipulation
 from colorlab.errors import RangeError, StateError
+from colorlab.inspection.chroma import decode_chroma
 from colorlab.methods.base import ConditioningWarning
 
 
@@ -63,3 +64,23 @@ def test_the_explorer_shows_a_click_and_offers_no_words(colorizer, conditioning)
     assert view.looked_at.bars
     assert view.other_word.layout.display == "none"
     model.close()
+
+
+def test_a_text_edit_is_a_source_of_the_color_that_it_brings(colorizer, conditioning):
+    edits = [Manipulation("a blue car", 40.0), Manipulation("a red car", 30.0)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConditioningWarning)
+        run = colorizer.start(conditioning.replace(manipulations=edits)).finish(progress=False)
+        without = colorizer.start(conditioning.replace(manipulations=edits[1:])).finish(progress=False)
+    region = np.zeros((40, 56), bool)
+    region[:20] = True
+    study = run.study.plan.provenance(region=region)
+    labels = study.finish(progress=False).provenance["labels"]
+    assert labels[:2] == ["edit 0 'a blue car'", "edit 1 'a red car'"]
+    first = next(part.ab[:, 0] for part in study.parts if part.removed == {0})
+    expected, whole = (
+        decode_chroma(one.method, one.segment_at(one.num_steps), one.state.latents)[:, :20].mean(dim=(1, 2))
+        for one in (without, run)
+    )
+    assert first == pytest.approx(expected, abs=1e-2)
+    assert float((expected - whole).abs().max()) > 0.1
