@@ -122,8 +122,13 @@ class DiffColor(GuidedByWords):
         return self.cache.get("tuned", (adaptation.content_hash, size), lambda: self.encode_picture(image * 2 - 1))
 
     def _notes_on_picture(self, conditioning: Conditioning) -> tuple[str, ...]:
-        """Say that an adaptation belongs to another picture than the one to color."""
-        if self.adaptation is None or self.adaptation.is_of(conditioning):
+        """Say that there is no adaptation, or that it belongs to another picture than the one to color."""
+        if self.adaptation is None:
+            return (
+                "This model was tuned on no picture yet and hardly colors any; tune it on this one first, by "
+                "colorizer.tune(...), the Studio's Tuning or colorlab tune.",
+            )
+        if self.adaptation.is_of(conditioning):
             return ()
         return (
             f"The adaptation was tuned on another picture (as {self.adaptation.context!r}), or on this one at another "

@@ -12,6 +12,7 @@ from colorlab.conditioning import Conditioning
 from colorlab.errors import RangeError, RunFileError, ShapeError, StateError, WeightsError
 from colorlab.mechanisms.embedding_path import interpolate_embeddings
 from colorlab.methods.adaptation import Adaptation
+from colorlab.methods.base import ConditioningWarning
 from colorlab.methods.identifiers import rewrite
 from colorlab.sampling.inversion import ddim_invert
 from colorlab.sampling.loop import first_state, sample_step
@@ -202,6 +203,14 @@ def test_an_adaptation_changes_the_network_and_leaves_the_model_alone(method, ad
     assert all(torch.equal(value, before[name]) for name, value in method.unet.state_dict().items())
     assert adapted.weights_hash != method.weights_hash
     assert adapted.adapted(adaptation).weights_hash == adapted.weights_hash
+
+
+def test_a_model_that_was_not_tuned_says_so(colorizer, picture, adaptation):
+    with pytest.warns(ConditioningWarning, match="tuned on no picture yet and hardly colors any"):
+        colorizer.start(picture, prompt=CONTEXT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConditioningWarning)
+        colorizer.with_adaptation(adaptation).start(picture, prompt="a photo of a blue cat")
 
 
 def test_adaptations_are_known_by_content_and_survive_a_file(adaptation, tmp_path):
