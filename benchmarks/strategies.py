@@ -14,7 +14,7 @@ seeds would end at the smallest and the largest of them, and call one strategy i
 import argparse
 import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 from scipy.stats import t as student_t
 
 from colorlab.colorizer import Colorizer
+from colorlab.errors import StateError
 from colorlab.evaluation.batches import colorize_all
 from colorlab.evaluation.report import Report
 from colorlab.evaluation.sketches import evaluate_sketches
@@ -44,7 +45,7 @@ STRATEGIES = {
     "same, noisy tokens (later)": replace(PLAIN, token_noise="later"),
     "same, dual-conditioned": replace(PLAIN, dual_weight=1.0),
     "same, grounded": replace(PLAIN, grounding_weight=1.0),
-    "as shipped": replace(DEFAULT_STRATEGIES, edit_share=0.0),
+    "as shipped, without edits": replace(DEFAULT_STRATEGIES, edit_share=0.0),
 }
 ROWS = {
     "leakage": "leakage of the exemplar's colors",
@@ -77,18 +78,21 @@ def main() -> None:
 
 
 def train_one(given: argparse.Namespace, name: str, strategies: Strategies, seed: int) -> Path:
-    """Train one strategy with one seed, unless it was trained before; return the model's folder."""
+    """Train one strategy with one seed, unless it was trained before; return the model's folder.
+
+    Raises:
+        StateError: a model of that name was trained otherwise.
+    """
+    known = PLANS["colorizediffusion"]
+    warmup = min(known.warmup, given.steps // 10)
+    plan = replace(known, steps=given.steps, batch_size=given.batch_size, seed=seed, warmup=warmup)
     label = f"{name.replace(' ', '-').replace(',', '')}-{seed}"
     member = given.out / "family" / f"strategy-{label}"
-    if not (member / "model_index.json").is_file():
-        known = PLANS["colorizediffusion"]
-        plan = replace(
-            known,
-            steps=given.steps,
-            batch_size=given.batch_size,
-            seed=seed,
-            warmup=min(known.warmup, given.steps // 10),
-        )
+    if (member / "model_index.json").is_file():
+        card = read_index(member).card
+        if (card["plan"], card["strategies"]) != (asdict(plan), asdict(strategies)):
+            raise StateError(f"{member} was trained by another plan or strategy; give another --out, or remove it.")
+    else:
         recipe = colorizediffusion_recipe(given.data, given.out, torch.device(given.device), strategies=strategies)
         train(recipe, plan, given.out / "strategies" / label, member, device=given.device, resume=True)
         lines = find_member(given.out, f"colorizediffusion/{LINE_ENCODER}")

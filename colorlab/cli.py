@@ -193,7 +193,9 @@ def tune(
         list[str] | None, typer.Option("--target", "-t", help='The same with colors: "a photo of a brown cat".')
     ] = None,
     model: common.Model = "mini/diffcolor",
-    preset: Annotated[str, typer.Option(help="smoke, notebook or paper: how long to tune.")] = "notebook",
+    preset: Annotated[
+        str | None, typer.Option(help="smoke, notebook or paper: how long to tune; notebook by default.")
+    ] = None,
     noun: common.Nouns = None,
     change: common.TuningValues = None,
     seed: common.Seed = None,
@@ -211,7 +213,8 @@ def tune(
         out,
         model=model,
         prompt=prompt,
-        plan=read_plan(preset, change or ()),
+        plan=read_plan(preset or "notebook", change or ()),
+        is_plan_given=bool(preset or change),
         nouns=noun or (),
         seed=seed,
         targets=target or (),

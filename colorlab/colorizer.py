@@ -18,7 +18,7 @@ from colorlab.registry import find_model, method_of
 from colorlab.runs.decoding import decode_adaptations, decode_models, decode_tree
 from colorlab.runs.journal import read_journal
 from colorlab.runs.run import Run
-from colorlab.runs.run_file import RunFileWarning, read_archive
+from colorlab.runs.run_file import TUNING_TABLE, RunFileWarning, read_archive
 from colorlab.runs.shortcuts import Shortcuts, apply_shortcuts
 from colorlab.runs.tree import Tree
 from colorlab.settings import Settings
@@ -312,7 +312,7 @@ def open(
     """
     path = Path(path).expanduser()
     archive, position = read_journal(path) if path.is_dir() else (read_archive(path), None)
-    if set(archive.content) == {"tuning"}:
+    if set(archive.content) == {TUNING_TABLE}:
         raise RunFileError(f"{str(path)!r} holds a tuning, but no runs; go on with it by colorizer.resume_tuning(...).")
     models, adaptations = decode_models(archive), decode_adaptations(archive)
     misfits = {key: model.misfit(colorizer.method) if colorizer else "" for key, model in models.items()}

@@ -32,9 +32,8 @@ _CANNY_LOW, _CANNY_HIGH = 0.06, 0.16
 _CANNY_REACH_PX = 2
 _MIN_CONTRAST = 0.02
 _INK, _PAPER = 0.15, 0.85
-# Ink above which a pixel belongs to a line, and how dark the darker ones of a drawing are: quantiles before and after
-# shrinking, where more pixels hold a part of a line only. Ours, see `docs/figures/colorizediffusion.md`.
-_LINE_INK, _DARK_BEFORE, _DARK_AFTER = 0.1, 0.9, 0.8
+# How far `fit_sketch` looks around a pixel of the smaller drawing, and the least ink that it makes a line of.
+_NEARBY_CELLS, _LEAST_INK = 2, 1e-3
 
 
 def extract_sketch(picture: Any, *, style: SketchStyle = "xdog") -> np.ndarray:
@@ -100,16 +99,22 @@ def _xdog(lightness: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def fit_sketch(sketch: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize drawings; where they shrink, their lines stay as dark and as sharp as they were.
+    """Resize drawings; where they shrink, lines stay as dark as they were.
 
     Averaged alone, fine lines fade into a gray that no sketch encoder knows: it then takes the paper for empty.
+
+    | symbol | variable |
+    | --- | --- |
+    | d: the darkest ink nearby, before | `darkest` |
+    | m, M: averaged ink, and the most of it nearby | `ink`, `most` |
+    | d s(m / M) with s(x) = 3x^2 - 2x^3 | what is returned, as ink |
 
     Args:
         sketch: (B, 1, H, W), [0, 1], black lines on white.
         size: (height, width) in pixels.
 
     Returns:
-        (B, 1, height, width), [0, 1].
+        (B, 1, height, width), [0, 1], on the device of `sketch`.
 
     Raises:
         ShapeError: `sketch` has another shape.
@@ -118,20 +123,16 @@ def fit_sketch(sketch: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """
     check_shape(sketch, "B 1 H W", "sketch")
     fitted = resize_image(sketch, size)
-    if sketch.shape[-2] * sketch.shape[-1] <= size[0] * size[1]:
+    if sketch.shape[-2] <= size[0] and sketch.shape[-1] <= size[1]:
         return fitted
-    # 1. Ink of the darker parts of lines, before and after: their ratio makes up for what averaging took.
     ink = 1 - fitted
-    gain = max(1.0, _darkness(1 - sketch, _DARK_BEFORE) / _darkness(ink, _DARK_AFTER))
-    ink = (ink * gain).clamp(0, 1)
-    # 2. The smooth step 3x^2 - 2x^3 takes away the gray that averaging laid around lines.
-    return 1 - ink * ink * (3 - 2 * ink)
-
-
-def _darkness(ink: torch.Tensor, quantile: float) -> float:
-    """Return a quantile of the ink on lines; 1 where there are none."""
-    lines = ink[ink > _LINE_INK]
-    return float(np.quantile(lines.numpy(), quantile)) if len(lines) else 1.0
+    darkest, most = (
+        functional.max_pool2d(part, 2 * _NEARBY_CELLS + 1, stride=1, padding=_NEARBY_CELLS)
+        for part in (functional.adaptive_max_pool2d(1 - sketch, size), ink)
+    )
+    # The smooth step takes away the gray that averaging laid around lines.
+    share = (ink / most.clamp(min=_LEAST_INK)).clamp(0, 1)
+    return 1 - darkest * share * share * (3 - 2 * share)
 
 
 def invert_sketch(sketch: Any) -> np.ndarray:

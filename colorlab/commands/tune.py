@@ -18,7 +18,6 @@ from colorlab.methods.identifiers import Rewriting, check_context
 from colorlab.settings import Settings
 from colorlab.tuning import Tuning
 from colorlab.tuning.files import SUFFIX
-from colorlab.tuning.plan import find_plan
 
 __all__ = ["tune_picture"]
 
@@ -30,6 +29,7 @@ def tune_picture(
     model: str,
     prompt: str,
     plan: ChosenPlan,
+    is_plan_given: bool,
     nouns: Sequence[str],
     seed: int | None,
     targets: Sequence[str],
@@ -45,6 +45,7 @@ def tune_picture(
         model: name or folder of the model.
         prompt: the context: what the picture shows, without colors.
         plan: how long and by which values.
+        is_plan_given: whether the user said so; a tuning that goes on has its own.
         nouns: words of the prompt that are objects; found by their articles if there are none.
         seed: of everything that is drawn; None for the model's own.
         targets: the context with colors; each gives a picture beside `out`.
@@ -71,7 +72,7 @@ def tune_picture(
                     else colorizer.tune(conditioning, _settings(colorizer, plan, seed), preset=plan.plan, nouns=nouns)
                 )
                 if resume:
-                    _tell_differences(tuning, plan, seed, nouns)
+                    _tell_differences(tuning, plan if is_plan_given else None, seed, nouns)
                 _check_targets(tuning.rewriting, colorizer, targets)
             adaptation = _tuned(tuning, kept)
             print(adaptation.save(out))
@@ -140,16 +141,13 @@ def _resumed(colorizer: Colorizer, kept: Path, conditioning: Conditioning) -> Tu
     return tuning
 
 
-def _tell_differences(tuning: Tuning, plan: ChosenPlan, seed: int | None, nouns: Sequence[str]) -> None:
+def _tell_differences(tuning: Tuning, plan: ChosenPlan | None, seed: int | None, nouns: Sequence[str]) -> None:
     """Say what a command would have begun with in place of what a tuning goes on with."""
-    known = tuning.settings.mechanisms
-    asked = [
-        (known.get(name, {}).get(key), value) for name, one in plan.mechanisms.items() for key, value in one.items()
-    ]
+    known, asked = tuning.settings.mechanisms, {} if plan is None else plan.mechanisms
     told = {
-        "the plan": find_plan(plan.plan) != tuning.plan,
+        "the plan": plan is not None and plan.plan != tuning.plan,
         "the seed": seed is not None and seed != tuning.settings.seed,
-        "mechanisms": any(there != value for there, value in asked),
+        "mechanisms": any({**known.get(name, {}), **values} != known.get(name) for name, values in asked.items()),
         "nouns": bool(nouns) and tuple(nouns) != tuning.nouns,
     }
     differing = [name for name, differs in told.items() if differs]

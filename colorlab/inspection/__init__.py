@@ -15,7 +15,7 @@
 | `settling` | from which step on a color is decided |
 | `edits` | interventions that a branch carries; `colorlab.edits` |
 | `effects` | what the edits of a branch change at a step |
-| `sources`, `shares`, `provenance` | to which words a color is due, by taking them away |
+| `sources`, `shares`, `provenance` | to what a color is due, by taking words, strokes, patches or text edits away |
 | `study` | what takes many calls: cost first, progress, cancel |
 | `studies` | the menu `run.study` |
 | `image_tokens` | attention to the pictures of an IP-Adapter |

@@ -41,7 +41,8 @@ def image_attention(
         adapter: number of the IP-Adapter, in the order of loading.
         site: path of a cross-attention site, or a pattern; None for the mean of all.
         head: index; None for the mean.
-        guidance_pass: in which pass, None for `cond`; without guidance images are those of no picture.
+        guidance_pass: in which pass, None for the one that sees all that was given, `cond` or `full`; in that
+            without guidance images are those of no picture.
         baseline: whether to add what chance would give: for tokens, as many of the others; for a pixel, the mean of 32
             random ones.
         max_bytes: working memory of the reduction.

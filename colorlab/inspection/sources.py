@@ -9,8 +9,8 @@ A kind of source is one class with two members, `labels` and `without`; `find_so
 | text edit of the exemplar | left out of the edits |
 | group of exemplar patches | its colors: what is left is gray; without all groups there is no exemplar |
 
-A branch has other words, strokes or another exemplar from some step on: the sources of all steps are found, and each
-is taken away at the steps that have it.
+A branch has other words, strokes, text edits or another exemplar from some step on: the sources of all steps are found,
+and each is taken away at the steps that have it.
 """
 
 import re
@@ -31,15 +31,15 @@ from colorlab.runs.run import Run
 from colorlab.strokes import Stroke
 
 __all__ = [
-    "EditSources",
     "ExemplarSources",
     "Sources",
     "StrokeSources",
+    "TextEditSources",
     "WordSources",
-    "find_edits",
     "find_exemplars",
     "find_sources",
     "find_strokes",
+    "find_text_edits",
     "find_words",
     "given_by_step",
 ]
@@ -154,7 +154,7 @@ class StrokeSources:
 
     def without(self, conditioning: Conditioning, removed: Sequence[int]) -> tuple[Conditioning, tuple[Edit, ...]]:
         """Return the conditioning with the other strokes; strokes that are not of this set stay."""
-        return conditioning.replace(strokes=_left(conditioning.strokes, [self.strokes[index] for index in removed])), ()
+        return conditioning.replace(strokes=_left(conditioning.strokes, self.strokes, removed)), ()
 
 
 def find_strokes(run: Run) -> StrokeSources | None:
@@ -164,7 +164,7 @@ def find_strokes(run: Run) -> StrokeSources | None:
 
 
 @dataclass(frozen=True)
-class EditSources:
+class TextEditSources:
     """Text edits of an exemplar; without one means that the others are made alone, in their order.
 
     Args:
@@ -176,19 +176,17 @@ class EditSources:
     @property
     def labels(self) -> tuple[str, ...]:
         """Number and target text of each."""
-        return tuple(f"edit {index} {edit.target_text!r}" for index, edit in enumerate(self.edits))
+        return tuple(f"text edit {index} {edit.target_text!r}" for index, edit in enumerate(self.edits))
 
     def without(self, conditioning: Conditioning, removed: Sequence[int]) -> tuple[Conditioning, tuple[Edit, ...]]:
         """Return the conditioning with the other edits; edits that are not of this set stay."""
-        return conditioning.replace(
-            manipulations=_left(conditioning.manipulations, [self.edits[index] for index in removed])
-        ), ()
+        return conditioning.replace(manipulations=_left(conditioning.manipulations, self.edits, removed)), ()
 
 
-def find_edits(run: Run) -> EditSources | None:
+def find_text_edits(run: Run) -> TextEditSources | None:
     """Find the text edits of all steps of a run; None where there is none that the method reads."""
     edits = tuple(_united(conditioning.manipulations for conditioning in given_by_step(run).values()))
-    return EditSources(edits) if edits and "manipulations" in run.method.fields_read() else None
+    return TextEditSources(edits) if edits and "manipulations" in run.method.fields_read() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +273,7 @@ def find_sources(
     kinds = [
         find_words(run, words=words, everywhere=everywhere),
         find_strokes(run),
-        find_edits(run),
+        find_text_edits(run),
         *find_exemplars(run, grid=exemplar_grid),
     ]
     found = tuple(kind for kind in kinds if kind is not None)
@@ -303,13 +301,14 @@ def _united(groups: Iterable[Iterable[Source]]) -> list[Source]:
     return found
 
 
-def _left(there: Iterable[Source], removed: Iterable[Source]) -> list[Source]:
-    """Return what stays; equal ones are as many sources, each taken away once."""
-    kept = list(there)
-    for one in removed:
-        if one in kept:
-            kept.remove(one)
-    return kept
+def _left(there: Sequence[Source], known: Sequence[Source], removed: Sequence[int]) -> list[Source]:
+    """Return what stays; of equal ones that goes which stands where it stands among the known ones."""
+    gone: set[int] = set()
+    for index in removed:
+        equal = [place for place, one in enumerate(there) if one == known[index]]
+        number = sum(one == known[index] for one in known[:index])
+        gone |= set(equal[number : number + 1])
+    return [one for place, one in enumerate(there) if place not in gone]
 
 
 def _read_words(run: Run, text: str) -> list[Word]:

@@ -107,7 +107,7 @@ class StudyMenu(Generic[Answer]):
     ) -> Answer:
         """Find out to what the color of a pixel, of a region or of every pixel is due, by taking it away.
 
-        Sources are the words, the strokes and groups of patches of the exemplar.
+        Sources are the words, the strokes, groups of patches of the exemplar and its text edits.
 
         Args:
             pixel: (x, y) of the picture.

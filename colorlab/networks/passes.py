@@ -85,8 +85,15 @@ def call_name(index: int) -> str:
 
 
 def main_pass(guidance_passes: Sequence[str]) -> str:
-    """Return the pass that sees all that was given: `cond` of words, `full` of pictures, the last one of others."""
-    return next((name for name in ("cond", "full") if name in guidance_passes), guidance_passes[-1])
+    """Return the pass that sees all that was given: `cond` of words, `full` of pictures, or the only one.
+
+    Raises:
+        RangeError: there are several of other names.
+    """
+    known = [name for name in ("cond", "full") if name in guidance_passes] or list(guidance_passes)
+    if len(known) > 1:
+        raise RangeError(f"guidance_pass is not given, but one of {', '.join(guidance_passes)} is expected.")
+    return known[0]
 
 
 def check_passes(names: Sequence[str], guidance_passes: Sequence[str]) -> None:

@@ -43,10 +43,23 @@ from safetensors.torch import save
 from colorlab.atomic import atomic_file
 from colorlab.errors import ColorlabError, RunFileError
 
-__all__ = ["SUFFIX", "TABLES", "Archive", "RunFileWarning", "merge", "read_archive", "tensor_name", "write_archive"]
+__all__ = [
+    "SUFFIX",
+    "TABLES",
+    "TUNING_TABLE",
+    "Archive",
+    "RunFileWarning",
+    "merge",
+    "read_archive",
+    "tensor_name",
+    "write_archive",
+]
 
 SUFFIX = ".colorlab"
 TABLES = ("models", "adaptations", "environments", "conditionings", "segments", "initials", "edges", "runs")
+
+TUNING_TABLE = "tuning"
+"""The one table of a file that holds a tuning instead of runs."""
 
 _VERSION = "1"
 _VERSION_KEY, _CONTENT_KEY, _HASH_KEY = "colorlab_run_file", "content", "sha256"

@@ -117,7 +117,7 @@ class DenoisingRecipe(ABC):
     progress: float = 0.0
     """Share of the training that is done; the loop writes it."""
     grounding_weight: float = 0.0
-    """Weight of `grounding_loss`; 0 for a network that does not see where the objects are."""
+    """Weight of `grounding_loss`; 0 for none."""
 
     def __init__(
         self,

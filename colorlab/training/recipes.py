@@ -86,8 +86,7 @@ NUM_SKETCHED_SCENES, NUM_SKETCHED_PHOTOGRAPHS = 5_000, 2_000
 """Pictures that ColorizeDiffusion trains on: tokens of exemplars are 66 KB each."""
 
 PRIOR_GROUNDING_WEIGHT = 0.3
-"""Weight of `grounding_loss` of `prior-words`: objects show in all but the noisiest latents, and DiffColor begins there.
-Ours."""
+"""Weight of `grounding_loss` of `prior-words`: objects show in all but the noisiest latents. Ours."""
 
 DEFAULT_STRATEGIES = Strategies()
 """What the shipped ColorizeDiffusion does against the distribution problem."""

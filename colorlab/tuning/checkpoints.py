@@ -11,8 +11,8 @@ __all__ = ["Checkpoints"]
 class Checkpoints:
     """States by the number of iterations done, oldest first.
 
-    The first and the newest stay; where all are more than the budget, every second one between them goes, the oldest
-    gaps last to grow.
+    The first and the last stay, and the one that was kept just now; where all are more than the budget, every second
+    one between them goes, the oldest gaps last to grow.
 
     Args:
         max_bytes: of all tensors together.
@@ -25,10 +25,17 @@ class Checkpoints:
     def keep(self, state: TuningState) -> None:
         """Take in a state, and give others up until the budget holds."""
         self._states[state.number] = state
-        while self.num_bytes > self.max_bytes and len(self._states) > 2:
-            between = sorted(self._states)[1:-1]
+        while self.num_bytes > self.max_bytes:
+            between = [number for number in self.numbers[1:-1] if number != state.number]
+            if not between:
+                return
             for number in between[::2]:
                 del self._states[number]
+
+    def forget_other_ways(self, state: TuningState) -> None:
+        """Forget the states behind one whose iterations were others: they came by another way, on another device."""
+        for number in [number for number, other in self._states.items() if not other.comes_by(state)]:
+            del self._states[number]
 
     def go_back(self, number: int) -> TuningState:
         """Return the state after so many iterations. Those after it stay: what goes on from here comes by them again.

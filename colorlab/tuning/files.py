@@ -17,7 +17,7 @@ from colorlab.conditioning import Conditioning
 from colorlab.errors import ColorlabError, RunFileError
 from colorlab.methods.adaptation import SUFFIX as ADAPTATION_SUFFIX
 from colorlab.methods.base import users_stacklevel
-from colorlab.runs.run_file import Archive, read_archive, tensor_name, write_archive
+from colorlab.runs.run_file import TUNING_TABLE, Archive, read_archive, tensor_name, write_archive
 from colorlab.settings import Settings
 from colorlab.tuning.pictures import TuningWarning
 from colorlab.tuning.plan import TuningPlan
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIX", "StoredTuning", "TuningFile", "read_tuning"]
 
 SUFFIX = ".tuning"
-_TABLE = "tuning"
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class TuningFile:
         if not path.parent.is_dir():
             raise RunFileError(f"There is no folder {str(path.parent)!r} to save in; make it, or choose another one.")
         tensors: dict[str, torch.Tensor] = {}
-        write_archive(path, Archive({_TABLE: _encode(tuning, _collector(tensors))}, tensors))
+        write_archive(path, Archive({TUNING_TABLE: _encode(tuning, _collector(tensors))}, tensors))
         self._failure = ""
         return path
 
@@ -105,7 +104,7 @@ def read_tuning(path: str | Path) -> StoredTuning:
     if path.suffix == ADAPTATION_SUFFIX or not path.is_file():
         raise RunFileError(_why_none(path))
     archive = read_archive(path)
-    values = archive.content.get(_TABLE)
+    values = archive.content.get(TUNING_TABLE)
     if not isinstance(values, dict):
         raise RunFileError(f"{str(path)!r} holds runs, but no tuning; open it with colorlab.open.")
     try:

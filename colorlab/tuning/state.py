@@ -46,6 +46,12 @@ class TuningState:
         """Iterations of all stages so far."""
         return len(self.rows)
 
+    def comes_by(self, earlier: "TuningState") -> bool:
+        """Return whether this state has the iterations of an earlier one, or is itself an earlier one."""
+        pairs = zip(self.rows, earlier.rows, strict=False)
+        # A stage's end adds to the last row.
+        return all(one is other or all(one[name] == other[name] for name in one.keys() & other) for one, other in pairs)
+
     def __repr__(self) -> str:
         where = "all stages done" if self.stage is None else f"{self.stage} {self.iteration}"
         numbers = {name: value for name, value in (self.rows[-1] if self.rows else {}).items() if name != "iteration"}

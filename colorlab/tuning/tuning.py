@@ -183,6 +183,7 @@ class Tuning:
                 raise StateError("All stages are done; roll_back(number) to go on earlier, or tune anew.")
             if state.iteration < self.plan.num_steps[state.stage] and not self._is_settled(state):
                 self.state = state = self._iterated(state)
+                self.checkpoints.forget_other_ways(state)
                 if state.iteration < self.plan.num_steps[str(state.stage)] and not self._is_settled(state):
                     if state.iteration % self.plan.checkpoint_every == 0:
                         self._keep()
@@ -217,7 +218,9 @@ class Tuning:
         return self
 
     def roll_back(self, number: int) -> "Tuning":
-        """Go back to a checkpoint, or forward again: gone on from there, the same numbers come again, and none is lost.
+        """Go to a checkpoint, back or forward; the present state becomes one, and none after it is lost.
+
+        Gone on from there with nothing changed, the same numbers come again.
 
         Args:
             number: of iterations done, one of `checkpoints.numbers`.
@@ -226,8 +229,11 @@ class Tuning:
             RangeError: there is no such checkpoint.
         """
         with self._lock:
-            self.state = self.checkpoints.go_back(number)
-            self._stage = None
+            found = self.checkpoints.go_back(number)
+            if self.state.number not in self.checkpoints.numbers:
+                self.checkpoints.keep(self.state)
+            self.state, self._stage = found, None
+            self.write()
         return self
 
     # Keeping.

@@ -111,8 +111,10 @@ def test_the_command_goes_on_after_an_interrupt(command, capsys, monkeypatch):
         again.setattr(module, "check_reconstruction", interrupted)
         assert main([*words, "--resume"]) == 1
     assert "otherwise" not in capsys.readouterr().out
-    assert main([*words, "--seed", "7", "--noun", "photo", "--resume"]) == 0
-    assert "This command says the seed, nouns otherwise, which does not count" in capsys.readouterr().out
+    more = ["--seed", "7", "--noun", "photo", "--set", "reconstruction=9", "--set", "luma_weight=4"]
+    assert main([*words, *more, "--resume"]) == 0
+    told = "This command says the plan, the seed, mechanisms, nouns otherwise, which does not count"
+    assert told in capsys.readouterr().out
     assert len(Adaptation.load(out).info["curves"]["embedding"]["loss"]) == PRESETS["smoke"].num_steps["embedding"]
 
 

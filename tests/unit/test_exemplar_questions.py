@@ -52,7 +52,7 @@ def test_a_place_looks_at_numbered_patches_and_words_are_told_to_be_unread(run):
 
 
 def test_the_explorer_shows_a_click_and_offers_no_words(colorizer, conditioning):
-    model = ViewModel(colorizer, conditioning)
+    model = ViewModel(colorizer, conditioning.replace(prompt="a red car"))
     view = AttentionExplorer(model)
     model.colorize()
     assert model.worker.join(60)
@@ -62,7 +62,8 @@ def test_the_explorer_shows_a_click_and_offers_no_words(colorizer, conditioning)
     assert "pixel (20, 11)" in view.caption.value
     assert "full" in view.caption.value
     assert view.looked_at.bars
-    assert view.other_word.layout.display == "none"
+    assert (view.words.words, view.other_word.layout.display) == ([], "none")
+    assert view.looked_at.description.startswith("Patches")
     model.close()
 
 
@@ -76,7 +77,7 @@ def test_a_text_edit_is_a_source_of_the_color_that_it_brings(colorizer, conditio
     region[:20] = True
     study = run.study.plan.provenance(region=region)
     labels = study.finish(progress=False).provenance["labels"]
-    assert labels[:2] == ["edit 0 'a blue car'", "edit 1 'a red car'"]
+    assert labels[:2] == ["text edit 0 'a blue car'", "text edit 1 'a red car'"]
     first = next(part.ab[:, 0] for part in study.parts if part.removed == {0})
     expected, whole = (
         decode_chroma(one.method, one.segment_at(one.num_steps), one.state.latents)[:, :20].mean(dim=(1, 2))

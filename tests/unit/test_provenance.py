@@ -9,6 +9,7 @@ from tiny import tiny_colorizediffusion, tiny_colorizer, tiny_ctrlcolor, tiny_pi
 
 import colorlab
 from colorlab.color import CHROMATIC_COLORS, image_to_gray, lightness_to_gray
+from colorlab.conditioning import Conditioning, Manipulation
 from colorlab.errors import RangeError, StateError
 from colorlab.inspection.chroma import decode_chroma
 from colorlab.inspection.edits import PatchLatents, PromptToPrompt, Remove, Reweight
@@ -16,7 +17,7 @@ from colorlab.inspection.places import word_tokens
 from colorlab.inspection.provenance import _origin_of_words
 from colorlab.inspection.replay import moment_of, replay_step, run_sites
 from colorlab.inspection.shares import Ablation, Findings, coalitions_of, draw_orders, leave_one_out, shapley
-from colorlab.inspection.sources import find_exemplars, find_strokes, find_words
+from colorlab.inspection.sources import TextEditSources, find_exemplars, find_strokes, find_words
 from colorlab.inspection.study import StudyWarning
 from colorlab.runs.batches import take_steps
 from colorlab.runs.segments import take_step
@@ -288,6 +289,16 @@ def test_equal_strokes_are_as_many_sources():
     kind = find_strokes(run)
     assert len(kind.without(run.conditioning, [0])[0].strokes) == 1
     assert len(kind.without(run.conditioning, [0, 1])[0].strokes) == 0
+
+
+def test_of_equal_text_edits_that_one_is_taken_away_which_is_meant():
+    first, other = Manipulation("a blue car", 4.0), Manipulation("a red car", 4.0)
+    kind = TextEditSources((first, other, first))
+    given = Conditioning(gray=tiny_picture(), manipulations=[first, other, first])
+    assert kind.without(given, (2,))[0].manipulations == (first, other)
+    assert kind.without(given, (0,))[0].manipulations == (other, first)
+    assert kind.without(given, (0, 2))[0].manipulations == (other,)
+    assert kind.without(given.replace(manipulations=[other, first]), (2,))[0].manipulations == (other, first)
 
 
 def test_edits_act_in_every_pass_of_a_method_that_asks_twice():

@@ -63,16 +63,42 @@ def test_pictures_narrower_than_the_blur_are_drawn_too(style, size):
         assert not is_blank(extract_sketch(step, style=style))
 
 
-@pytest.mark.parametrize(("size", "width"), [(192, 1), (512, 1), (512, 4), (400, 3)])
-def test_lines_of_larger_drawings_stay_dark(size, width):
+def crossed(size, width, *, ink=1.0):
+    """Draw a vertical and a horizontal line on paper of a size."""
     drawing = torch.ones(1, 1, size, size)
-    drawing[..., size // 4 : size // 4 + width] = 0
-    drawing[..., 3 * size // 4 : 3 * size // 4 + width, :] = 0
-    fitted = fit_sketch(drawing, (128, 128))
+    drawing[..., size // 4 : size // 4 + width] = 1 - ink
+    drawing[..., 3 * size // 4 : 3 * size // 4 + width, :] = 1 - ink
+    return drawing
+
+
+@pytest.mark.parametrize(("size", "width"), [(129, 1), (192, 1), (512, 1), (512, 4), (400, 3), (2000, 1), (4000, 2)])
+@pytest.mark.parametrize("ink", [1.0, 0.3])
+def test_lines_of_larger_drawings_stay_as_dark_as_they_were(size, width, ink):
+    fitted = fit_sketch(crossed(size, width, ink=ink), (128, 128))
     assert fitted.shape == (1, 1, 128, 128)
-    assert fitted[0, 0, 64].min() < 0.1
-    assert fitted[0, 0, :, 64].min() < 0.1
+    assert float(1 - fitted[0, 0, 64].min()) == pytest.approx(ink, abs=0.02)
+    assert float(1 - fitted[0, 0, :, 64].min()) == pytest.approx(ink, abs=0.02)
     assert float((fitted > 0.9).float().mean()) > 0.9, "paper stays paper"
+
+
+def test_a_dark_area_leaves_fine_lines_elsewhere_alone():
+    plain, blotted = crossed(512, 1), crossed(512, 1)
+    blotted[..., 260:360, 260:360] = 0
+    fitted = [fit_sketch(drawing, (128, 128)) for drawing in (plain, blotted)]
+    far = torch.ones(128, 128, dtype=torch.bool)
+    far[60:96, 60:96] = False
+    assert torch.equal(fitted[0][0, 0][far], fitted[1][0, 0][far])
+    assert float(fitted[1][0, 0, 70:85, 70:85].max()) == 0
+
+
+def test_drawings_are_fitted_one_by_one_and_either_side_may_shrink():
+    drawings = torch.cat([crossed(400, 1), crossed(400, 6, ink=0.4)])
+    together = fit_sketch(drawings, (128, 96))
+    for index in range(2):
+        assert torch.equal(together[index : index + 1], fit_sketch(drawings[index : index + 1], (128, 96)))
+    flat = torch.ones(1, 1, 64, 512)
+    flat[..., 100] = 0
+    assert float(fit_sketch(flat, (256, 128))[0, 0, 128].min()) < 0.02
 
 
 def test_drawings_that_do_not_shrink_are_resized_alone():

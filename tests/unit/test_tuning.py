@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,48 @@ def test_checkpoints_stay_within_their_bytes_and_keep_the_first_and_the_newest()
         assert checkpoints.numbers[-1] == number
     assert len(checkpoints) > 5
     assert "of 0 MiB" in repr(checkpoints)
+
+
+def test_the_budget_gives_up_neither_the_present_nor_the_last():
+    def state(number):
+        rows = tuple({"iteration": k} for k in range(number))
+        return TuningState("contrastive", number, {"a": torch.zeros(100)}, Moments(), rows=rows)
+
+    for budget in (5 * 400, 0):
+        checkpoints = Checkpoints(budget)
+        for number in (0, 30, 40, 45):
+            checkpoints.keep(state(number))
+        checkpoints.go_back(0)
+        for number in (5, 10, 15, 20):
+            checkpoints.keep(state(number))
+            assert {0, number, 45} <= set(checkpoints.numbers)
+
+
+def test_rolled_back_the_present_becomes_a_checkpoint_also_in_the_file(colorizer, tuning, tmp_path):
+    tuning.autosave(tmp_path / "cat.tuning")
+    while tuning.num_iterations < 7:
+        tuning.step()
+    tuning.roll_back(2)
+    assert 7 in tuning.checkpoints.numbers
+    assert colorizer.resume_tuning(tmp_path / "cat.tuning").num_iterations == 2
+    tuning.roll_back(7)
+    assert (tuning.num_iterations, tuning.stage) == (7, "reconstruction")
+
+
+def test_states_that_came_by_other_iterations_are_forgotten(colorizer, tuning, tmp_path, monkeypatch):
+    tuning.finish(progress=False)
+    tuning.roll_back(2)
+    real = tuning._iterated
+
+    def otherwise(state):
+        made = real(state)
+        return replace(made, rows=(*made.rows[:-1], {**made.rows[-1], "loss": made.rows[-1]["loss"] + 1}))
+
+    monkeypatch.setattr(tuning, "_iterated", otherwise)
+    tuning.step()
+    assert tuning.checkpoints.numbers == (0, 2, 3)
+    resumed = colorizer.resume_tuning(tuning.save(tmp_path / "other.tuning"))
+    assert losses(resumed) == losses(tuning)
 
 
 @pytest.mark.parametrize("number", [1, 3, 5, 7])

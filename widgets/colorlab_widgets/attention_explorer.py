@@ -59,7 +59,7 @@ class AttentionExplorer(View):
             self.heads,
             self.looked_at,
         ]
-        self.follow(("conditioning",), self._show_words)
+        self.follow(("conditioning", "run"), self._show_words)
         self.follow(("run",), self._show_choices)
         self.follow(("picture",), lambda: self.picture.show(model.picture), only_shown=True)
         self.follow(("pixel", "region", "word", "occurrence", "conditioning"), self._show_selection)
@@ -134,8 +134,11 @@ class AttentionExplorer(View):
     # What is shown.
 
     def _show_words(self) -> None:
-        """Show the words of the prompt."""
-        self.words.words = [word for word, _ in _words(self.model.conditioning.prompt)]
+        """Show the words of the prompt, where the model reads them, and the field for others."""
+        has_words = reads_words(self.model.colorizer.method)
+        self.words.words = [word for word, _ in _words(self.model.conditioning.prompt)] if has_words else []
+        self.other_word.layout.display = None if has_words else "none"
+        self.looked_at.description = f"{'Words' if has_words else 'Patches'} that the place looks at"
 
     def _show_choices(self) -> None:
         """Offer the layers and passes of the run."""
@@ -150,7 +153,6 @@ class AttentionExplorer(View):
         if tuple(passes) != self.guidance_pass.options:
             self.guidance_pass.options = passes
             self.guidance_pass.value = main_pass(passes)
-        self.other_word.layout.display = None if reads_words(run.method) else "none"
 
     def _show_selection(self) -> None:
         """Mark what is selected."""
