@@ -57,14 +57,14 @@ class EmbeddingPath(Mechanism):
 
     Without an adaptation that holds such an embedding, words are what the text encoder makes of them.
 
-    Source: DiffColor, arXiv 2308.01655. The range of eta in the paper is not known; the default is that of Imagic's
-        pipeline for Stable Diffusion, the range is ours.
+    Source: DiffColor, arXiv 2308.01655. The range of eta in the paper is not known; Imagic's pipeline for
+        Stable Diffusion has 1.2. Default and range are ours, see `docs/figures/diffcolor.md`.
     """
 
     name = "embedding_path"
     phase: ClassVar[Phase] = "prepare"
     parameters = (
-        Parameter("eta", 1.2, "", 0.0, 1.5, doc="How far to go: 0 reproduces the picture, 1 is the target text."),
+        Parameter("eta", 1.05, "", 0.0, 1.5, doc="How far to go: 0 reproduces the picture, 1 is the target text."),
         Parameter("token_etas", (), "", 0.0, 1.5, doc="One eta for each token instead; empty for one for all."),
     )
 

@@ -67,7 +67,7 @@ class DiffColor(GuidedByWords):
     finish: ClassVar[Finish] = "keep_lightness"
     starts_from_picture: ClassVar[bool] = True
     optional_component_names = ("projected_text_encoder", "projected_image_encoder")
-    default_settings: ClassVar[Settings] = Settings(guidance_scale=3.0, strength=0.6)
+    default_settings: ClassVar[Settings] = Settings(guidance_scale=3.0, strength=0.7)
 
     start = GrayStart()
     path = EmbeddingPath()

@@ -85,9 +85,6 @@ NUM_SCENES = 24_000
 NUM_SKETCHED_SCENES, NUM_SKETCHED_PHOTOGRAPHS = 5_000, 2_000
 """Pictures that ColorizeDiffusion trains on: tokens of exemplars are 66 KB each."""
 
-PRIOR_GROUNDING_WEIGHT = 0.3
-"""Weight of `grounding_loss` of `prior-words`: objects show in all but the noisiest latents. Ours."""
-
 DEFAULT_STRATEGIES = Strategies()
 """What the shipped ColorizeDiffusion does against the distribution problem."""
 
@@ -256,7 +253,6 @@ def _build_prior_words(pictures: Pictures, out: Path, cache: Path, device: torch
     recipe = _build_prior(pictures, out, cache, device)
     recipe.name = "prior-words"
     recipe.start = without_taps(load_lcad_unet(out, device))
-    recipe.grounding_weight = PRIOR_GROUNDING_WEIGHT
     return recipe
 
 

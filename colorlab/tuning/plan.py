@@ -89,11 +89,12 @@ PRESETS: Mapping[str, TuningPlan] = MappingProxyType(
         "smoke": TuningPlan(
             dict.fromkeys(STAGES, 3), checkpoint_every=2, thumbnail_every=2, mechanism={"num_crops": 1.0}
         ),
-        # A small model on a CPU, minutes; large steps, since it has few of them. Chosen on two pictures.
+        # A small model on a CPU, minutes; large steps, since it has few of them; see `docs/figures/diffcolor.md`.
         "notebook": TuningPlan(
             {CONTRASTIVE: 30, EMBEDDING: 40, RECONSTRUCTION: 80},
             embedding_learning_rate=1e-2,
             reconstruction_learning_rate=2e-3,
+            prior_strength=0.5,
             checkpoint_every=20,
             thumbnail_every=10,
             mechanism={"learning_rate": 1e-3, "num_crops": 1.0, "luma_weight": 2.0, "prior_weight": 1.0},
