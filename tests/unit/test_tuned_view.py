@@ -45,7 +45,7 @@ def test_every_token_of_the_target_has_a_slider_and_moves_alone(view):
     assert all("0 to 1.5" in slider.tooltip for slider in (*view.etas.tokens, view.etas.all))
     assert "token 5 from 'sks' as tuned (0) to 'blue' (1)" in blue.tooltip
     blue.value = 0.5
-    assert in_force(view) == (1.2, tuple(0.5 if index == 5 else 1.2 for index in range(NUM_TOKENS)))
+    assert in_force(view) == (1.05, tuple(0.5 if index == 5 else 1.05 for index in range(NUM_TOKENS)))
     assert (view.etas.all.value, cat.value, rest.value) == (1.05, 1.05, 1.05)
     rest.value = 0.0
     assert [index for index, eta in enumerate(in_force(view)[1]) if eta == 0] == [0, 7, 8, 9, 10, 11]
