@@ -59,7 +59,7 @@ def tune_picture(
     if out.suffix != ADAPTATION_SUFFIX:
         raise BadUsageError(f"{out} is no name of an adaptation; choose one that ends in {ADAPTATION_SUFFIX}.")
     with as_bad_usage():
-        check_context(prompt)
+        check_context(prompt, nouns=nouns)
     conditioning, kept = Conditioning(gray=source, prompt=prompt), out.with_suffix(SUFFIX)
     adaptation = _find_finished(out, conditioning, resume=resume, force=force)
     with writable_folder(out.parent):

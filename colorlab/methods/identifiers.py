@@ -236,19 +236,24 @@ class Rewriting:
         return " ".join(word for word in self._filled({place: "blue"}))
 
 
-def check_context(context: str) -> None:
+def check_context(context: str, *, nouns: Sequence[str] = ()) -> None:
     """Raise unless a text can be the context of a tuning.
+
+    Args:
+        context: what a picture shows.
+        nouns: words of it that are objects, whatever else they can mean: an orange, a rose.
 
     Raises:
         RangeError: it is empty or names colors.
     """
     if not context.strip():
         raise RangeError("The context prompt is empty; say what the picture shows, as in 'a photo of a cat'.")
-    named = [word for word in _words(context.lower()) if word in COLOR_WORDS]
+    things = {noun.lower() for noun in nouns}
+    named = [word for word in _words(context.lower()) if word in COLOR_WORDS and word not in things]
     if named:
         raise RangeError(
             f"The context prompt {context!r} already names the color {named[0]!r}; leave colors out, they are for the "
-            "target."
+            f"target, or say that it is a thing: nouns=[{named[0]!r}] (--noun {named[0]})."
         )
 
 
@@ -263,7 +268,7 @@ def rewrite(context: str, components: Mapping[str, Any], *, nouns: Sequence[str]
     Raises:
         RangeError: the context is empty, names colors, has no noun, or not those given; or the model has no rare word.
     """
-    check_context(context)
+    check_context(context, nouns=nouns)
     words = _words(context)
     places = _given_places(words, nouns) if nouns else _found_places(words)
     if not places:

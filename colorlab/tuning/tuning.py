@@ -68,7 +68,7 @@ class Tuning:
         self.nouns = tuple(nouns)
         given = settings.mechanisms.get(method.tuning.name, {})
         self.settings = settings.with_mechanism(method.tuning.name, **{**self.plan.mechanism, **given})
-        check_context(conditioning.prompt)
+        check_context(conditioning.prompt, nouns=self.nouns)
         self.rewriting: Rewriting | None = None
         if self.plan.num_steps[EMBEDDING]:
             self.rewriting = rewrite(conditioning.prompt, method.components, nouns=self.nouns)
