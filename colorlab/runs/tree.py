@@ -236,7 +236,8 @@ def compare(run: "Run", other: "Run") -> Exhibit:
         "max": float(difference.max()),
         "share_above_5": float((difference > 5).mean()),
     }
-    names = [run.name, other.name]
+    # Runs of two trees may have one name.
+    names = [one.name if run.name != other.name else f"{one.name} ({one.subject})" for one in (run, other)]
     return Exhibit(
         array=difference,
         axes=("H", "W"),

@@ -138,6 +138,14 @@ def test_compare_finishes_the_runs_and_measures_the_color_difference(run):
     assert np.array_equal(colorlab.compare(other, run).array, exhibit.array)
 
 
+def test_runs_of_one_name_are_told_apart_by_what_they_were_given(colorizer, run):
+    other = colorizer.start(run.conditioning, seed=7)
+    assert other.name == run.name
+    assert colorlab.compare(run, other).caption.startswith(
+        f"Color difference between run-0 ({run.subject}) and run-0 ({other.subject}): mean "
+    )
+
+
 def test_pictures_of_different_sizes_cannot_be_compared(colorizer, run):
     with pytest.raises(ShapeError, match="40x56 and 20x20"):
         colorlab.compare(run, colorizer.start(tiny_picture(20, 20)))

@@ -1,6 +1,7 @@
 """The views: what the page sends changes the view-model, and what the view-model says is what the page is given."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -233,6 +234,11 @@ class TestBranchTree:
         changes = [row["change"] for row in view.page.rows]
         words, _, seed = subject.rpartition(", ")
         assert changes == [subject, f"{words}, edits: the blue flower, 2 strokes, {seed}, guidance scale 3.0"]
+        moved = replace(edits[0], thresholds=(0.1, 0.2, 0.3, 0.4))
+        ran.conditioning = ran.conditioning.replace(manipulations=(moved,))
+        ran.colorize()
+        done(ran)
+        assert view.page.rows[-1]["change"].endswith(f"2 strokes, {seed}, thresholds (0.1, 0.2, 0.3, 0.4)")
         ran.conditioning = ran.conditioning.replace(strokes=Strokes([stroke]), manipulations=())
         ran.branch(1)
         done(ran)

@@ -1,11 +1,12 @@
 """BranchTree: the history of all runs: click to go there, name, prune."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 import traitlets
 
-from colorlab.conditioning import Conditioning
+from colorlab.conditioning import Conditioning, Manipulation
 from colorlab.runs.run import Run
 from colorlab.settings import Settings
 from colorlab_widgets.page import PageView
@@ -117,9 +118,22 @@ def _depth_first(taken: dict[Run, Any]) -> list[tuple[Run, int]]:
 
 def _told_fresh(before: Run | None, run: Run) -> str:
     """Say what a run was given that begins at noise, and which settings the fresh run before it did not have."""
-    return ", ".join(
-        [run.subject, *(_set(before.settings.replace(seed=run.settings.seed), run.settings) if before else ())]
-    )
+    if before is None:
+        return run.subject
+    edits = _retold(before.conditioning.manipulations, run.conditioning.manipulations)
+    return ", ".join([run.subject, *edits, *_set(before.settings.replace(seed=run.settings.seed), run.settings)])
+
+
+def _retold(old: Sequence[Manipulation], new: Sequence[Manipulation]) -> list[str]:
+    """Say of text edits that have the same texts as others what else of them differs."""
+    if [one.target_text for one in old] != [one.target_text for one in new]:
+        return []
+    return [
+        f"{field.name.replace('_', ' ')} {getattr(after, field.name)!r}"
+        for before, after in zip(old, new, strict=True)
+        for field in fields(Manipulation)
+        if getattr(before, field.name) != getattr(after, field.name)
+    ]
 
 
 def _change(parent: Run, run: Run) -> str:
@@ -140,6 +154,7 @@ def _given(old: Conditioning, new: Conditioning) -> list[str]:
                 words.append(f"{field.name.replace('_', ' ')} {value!r}")
             elif field.name in ("strokes", "masks", "manipulations"):
                 words.append(new.in_words(field.name))
+                words += _retold(old.manipulations, new.manipulations) if field.name == "manipulations" else []
             else:
                 words.append(f"{'no' if value is None else 'another'} {field.name.replace('_', ' ')}")
     return words
