@@ -32,8 +32,9 @@ _CANNY_LOW, _CANNY_HIGH = 0.06, 0.16
 _CANNY_REACH_PX = 2
 _MIN_CONTRAST = 0.02
 _INK, _PAPER = 0.15, 0.85
-# How far `fit_sketch` looks around a pixel of the smaller drawing, and the least ink that it makes a line of.
-_NEARBY_CELLS, _LEAST_INK = 2, 1e-3
+# How far `fit_sketch` looks around a pixel of the smaller drawing, and the share of what a line one pixel wide averages to
+# that ink has to reach: specks have less, as they fade in both directions.
+_NEARBY_CELLS, _LINE_SHARE = 2, 0.5
 
 
 def extract_sketch(picture: Any, *, style: SketchStyle = "xdog") -> np.ndarray:
@@ -107,7 +108,8 @@ def fit_sketch(sketch: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     | --- | --- |
     | d: the darkest ink nearby, before | `darkest` |
     | m, M: averaged ink, and the most of it nearby | `ink`, `most` |
-    | d s(m / M) with s(x) = 3x^2 - 2x^3 | what is returned, as ink |
+    | z: how much smaller the drawing gets; a line 1 px wide averages to d / z, a speck to d / z^2 | `scale` |
+    | d s(m / max(M, d / 2z)) with s(x) = 3x^2 - 2x^3 | what is returned, as ink |
 
     Args:
         sketch: (B, 1, H, W), [0, 1], black lines on white.
@@ -131,7 +133,9 @@ def fit_sketch(sketch: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         for part in (functional.adaptive_max_pool2d(1 - sketch, size), ink)
     )
     # The smooth step takes away the gray that averaging laid around lines.
-    share = (ink / most.clamp(min=_LEAST_INK)).clamp(0, 1)
+    scale = max(before / after for before, after in zip(sketch.shape[-2:], size, strict=True))
+    least = (_LINE_SHARE / scale * darkest).clamp(min=1e-6)
+    share = (ink / torch.maximum(most, least)).clamp(0, 1)
     return 1 - darkest * share * share * (3 - 2 * share)
 
 

@@ -125,8 +125,8 @@ class DiffColor(GuidedByWords):
         """Say that there is no adaptation, or that it belongs to another picture than the one to color."""
         if self.adaptation is None:
             return (
-                "This model was tuned on no picture yet and hardly colors any; tune it on this one first, by "
-                "colorizer.tune(...), the Studio's Tuning or colorlab tune.",
+                "This model was tuned on no picture yet, so that it colors this one weakly, if at all; tune it first, "
+                "by colorizer.tune(...), the Studio's Tuning or colorlab tune.",
             )
         if self.adaptation.is_of(conditioning):
             return ()

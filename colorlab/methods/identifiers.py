@@ -175,6 +175,14 @@ class Rewriting:
             while index < len(target) and _same(target[index]) != _same(word):
                 inserted.append(target[index])
                 index += 1
+            if (
+                position in self.places
+                and not inserted
+                and [_same(one) for one in target[index : index + 2]] == [_same(word)] * 2
+            ):
+                # An orange orange: the first one is its color.
+                inserted.append(target[index])
+                index += 1
             if index == len(target) or (inserted and position not in self.places):
                 raise RangeError(
                     f"The target {text!r} is not the context {self.context!r} with colors: {word!r} has no place in "
@@ -253,7 +261,7 @@ def check_context(context: str, *, nouns: Sequence[str] = ()) -> None:
     if named:
         raise RangeError(
             f"The context prompt {context!r} already names the color {named[0]!r}; leave colors out, they are for the "
-            f"target, or say that it is a thing: nouns=[{named[0]!r}] (--noun {named[0]})."
+            f"target, or name it with all other objects as a thing: nouns=[{named[0]!r}, ...] (--noun {named[0]})."
         )
 
 

@@ -238,6 +238,8 @@ def compare(run: "Run", other: "Run") -> Exhibit:
     }
     # Runs of two trees may have one name.
     names = [one.name if run.name != other.name else f"{one.name} ({one.subject})" for one in (run, other)]
+    if names[0] == names[1]:
+        names = [f"the first {names[0]}", f"the second {names[1]}"]
     return Exhibit(
         array=difference,
         axes=("H", "W"),

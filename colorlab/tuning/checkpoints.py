@@ -22,20 +22,22 @@ class Checkpoints:
         self.max_bytes = max_bytes
         self._states: dict[int, TuningState] = {}
 
-    def keep(self, state: TuningState) -> None:
-        """Take in a state, and give others up until the budget holds."""
+    def keep(self, state: TuningState, *, also: int | None = None) -> None:
+        """Take in a state, and give others up until the budget holds, but for the one after `also` iterations."""
         self._states[state.number] = state
         while self.num_bytes > self.max_bytes:
-            between = [number for number in self.numbers[1:-1] if number != state.number]
+            between = [number for number in self.numbers[1:-1] if number not in (state.number, also)]
             if not between:
                 return
             for number in between[::2]:
                 del self._states[number]
 
-    def forget_other_ways(self, state: TuningState) -> None:
-        """Forget the states behind one whose iterations were others: they came by another way, on another device."""
-        for number in [number for number, other in self._states.items() if not other.comes_by(state)]:
+    def forget_other_ways(self, state: TuningState) -> tuple[int, ...]:
+        """Forget the states that did not come by a new one, on another device for instance; return their numbers."""
+        others = tuple(number for number in self.numbers if not self._states[number].comes_by(state))
+        for number in others:
             del self._states[number]
+        return others
 
     def go_back(self, number: int) -> TuningState:
         """Return the state after so many iterations. Those after it stay: what goes on from here comes by them again.

@@ -1,5 +1,6 @@
 """One moment of a tuning as a frozen value, and how it is written into a file."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,10 +48,15 @@ class TuningState:
         return len(self.rows)
 
     def comes_by(self, earlier: "TuningState") -> bool:
-        """Return whether this state has the iterations of an earlier one, or is itself an earlier one."""
-        pairs = zip(self.rows, earlier.rows, strict=False)
+        """Return whether this state has the last iteration of an earlier one, or is itself an earlier one.
+
+        Numbers count as equal within 1e-4 of them, which other orders of summation change less.
+        """
+        if not 0 < earlier.number <= self.number:
+            return True
+        one, other = self.rows[earlier.number - 1], earlier.rows[-1]
         # A stage's end adds to the last row.
-        return all(one is other or all(one[name] == other[name] for name in one.keys() & other) for one, other in pairs)
+        return one is other or all(_is_alike(one[name], other[name]) for name in one.keys() & other)
 
     def __repr__(self) -> str:
         where = "all stages done" if self.stage is None else f"{self.stage} {self.iteration}"
@@ -63,6 +69,13 @@ class TuningState:
         """Bytes of its tensors."""
         moments = tensor_bytes(dict(self.moments.first)) + tensor_bytes(dict(self.moments.second))
         return moments + sum(tensor_bytes(dict(part)) for part in (self.weights, self.results, self.kept))
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    """Return whether two values of a row are equal, numbers within rounding."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6) or (math.isnan(one) and math.isnan(other))
+    return bool(one == other)
 
 
 def encode_state(state: TuningState, tensor: Callable[[torch.Tensor], str]) -> dict[str, Any]:

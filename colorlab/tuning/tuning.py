@@ -1,6 +1,7 @@
 """Tuning: DiffColor's optimisation on one picture, which can be stepped, paused, rolled back, killed and resumed."""
 
 import threading
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from colorlab.errors import RangeError, StateError
 from colorlab.exhibits import Exhibit
 from colorlab.images import resize_image, to_uint8
 from colorlab.methods.adaptation import CONTRASTIVE, EMBEDDING, RECONSTRUCTION, Adaptation
+from colorlab.methods.base import users_stacklevel
 from colorlab.methods.diffcolor import DiffColor
 from colorlab.methods.identifiers import Rewriting, check_context, rewrite
 from colorlab.settings import Settings
@@ -23,7 +25,7 @@ from colorlab.tuning.budget import Budget, measure_budget
 from colorlab.tuning.checkpoints import Checkpoints
 from colorlab.tuning.files import TuningFile
 from colorlab.tuning.optimizer import Moments, adam_step, clip_gradients
-from colorlab.tuning.pictures import check_reconstruction, paint_prior
+from colorlab.tuning.pictures import TuningWarning, check_reconstruction, paint_prior
 from colorlab.tuning.plan import STAGES, TuningPlan, find_plan
 from colorlab.tuning.stages import Stage
 from colorlab.tuning.state import TuningState
@@ -183,7 +185,12 @@ class Tuning:
                 raise StateError("All stages are done; roll_back(number) to go on earlier, or tune anew.")
             if state.iteration < self.plan.num_steps[state.stage] and not self._is_settled(state):
                 self.state = state = self._iterated(state)
-                self.checkpoints.forget_other_ways(state)
+                if others := self.checkpoints.forget_other_ways(state):
+                    message = (
+                        "This iteration came out otherwise than before the roll back, so the checkpoints after "
+                        f"{', '.join(map(str, others))} iterations are of another way and were forgotten."
+                    )
+                    warnings.warn(message, TuningWarning, stacklevel=users_stacklevel())
                 if state.iteration < self.plan.num_steps[str(state.stage)] and not self._is_settled(state):
                     if state.iteration % self.plan.checkpoint_every == 0:
                         self._keep()
@@ -218,7 +225,7 @@ class Tuning:
         return self
 
     def roll_back(self, number: int) -> "Tuning":
-        """Go to a checkpoint, back or forward; the present state becomes one, and none after it is lost.
+        """Go to a checkpoint, back or forward; the present state becomes one, and those after it stay.
 
         Gone on from there with nothing changed, the same numbers come again.
 
@@ -231,7 +238,7 @@ class Tuning:
         with self._lock:
             found = self.checkpoints.go_back(number)
             if self.state.number not in self.checkpoints.numbers:
-                self.checkpoints.keep(self.state)
+                self.checkpoints.keep(self.state, also=number)
             self.state, self._stage = found, None
             self.write()
         return self

@@ -43,12 +43,13 @@ def test_articles_follow_the_color(components):
 
 
 def test_a_thing_that_is_called_like_a_color_is_named_as_an_object(components):
-    with pytest.raises(RangeError, match=r"names the color 'orange'; .* nouns=\['orange'\] \(--noun orange\)"):
+    with pytest.raises(RangeError, match=r"names the color 'orange'; .* nouns=\['orange', \.\.\.\] \(--noun orange\)"):
         rewrite("a photo of an orange", components)
     rewriting = rewrite("a photo of an orange", components, nouns=["orange"])
     assert rewriting.text == "a photo of a sks orange"
     aligned = rewriting.align("a photo of a blue orange", components)
     assert (aligned.text, aligned.objects) == ("a photo of a blue orange", {"orange": (5, 6)})
+    assert rewriting.align("a photo of an orange orange", components).text == "a photo of an orange orange"
     with pytest.raises(RangeError, match="names the color 'blue'"):
         rewrite("a photo of a blue orange", components, nouns=["orange"])
 

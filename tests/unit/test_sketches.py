@@ -91,6 +91,14 @@ def test_a_dark_area_leaves_fine_lines_elsewhere_alone():
     assert float(fitted[1][0, 0, 70:85, 70:85].max()) == 0
 
 
+def test_specks_of_dust_make_no_lines():
+    generator = torch.Generator().manual_seed(0)
+    dusty = (torch.rand(1, 1, 1024, 1024, generator=generator) > 0.005).float()
+    assert float((fit_sketch(dusty, (128, 128)) < 0.5).float().mean()) < 0.005
+    dusty[..., 500:501, :] = 0
+    assert float(fit_sketch(dusty, (128, 128))[0, 0, 62].max()) < 0.1
+
+
 def test_drawings_are_fitted_one_by_one_and_either_side_may_shrink():
     drawings = torch.cat([crossed(400, 1), crossed(400, 6, ink=0.4)])
     together = fit_sketch(drawings, (128, 96))

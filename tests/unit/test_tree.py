@@ -139,6 +139,8 @@ def test_compare_finishes_the_runs_and_measures_the_color_difference(run):
 
 
 def test_runs_of_one_name_are_told_apart_by_what_they_were_given(colorizer, run):
+    alike = colorizer.start(run.conditioning, run.settings)
+    assert f"between the first run-0 ({run.subject}) and the second run-0" in colorlab.compare(run, alike).caption
     other = colorizer.start(run.conditioning, seed=7)
     assert other.name == run.name
     assert colorlab.compare(run, other).caption.startswith(

@@ -158,11 +158,13 @@ def test_the_budget_gives_up_neither_the_present_nor_the_last():
         rows = tuple({"iteration": k} for k in range(number))
         return TuningState("contrastive", number, {"a": torch.zeros(100)}, Moments(), rows=rows)
 
-    for budget in (5 * 400, 0):
+    for budget in (4 * 400, 0):
         checkpoints = Checkpoints(budget)
         for number in (0, 30, 40, 45):
             checkpoints.keep(state(number))
-        checkpoints.go_back(0)
+        target = checkpoints.numbers[1]
+        checkpoints.keep(state(38), also=target)
+        assert {0, target, 38, 45} <= set(checkpoints.numbers)
         for number in (5, 10, 15, 20):
             checkpoints.keep(state(number))
             assert {0, number, 45} <= set(checkpoints.numbers)
@@ -189,7 +191,8 @@ def test_states_that_came_by_other_iterations_are_forgotten(colorizer, tuning, t
         return replace(made, rows=(*made.rows[:-1], {**made.rows[-1], "loss": made.rows[-1]["loss"] + 1}))
 
     monkeypatch.setattr(tuning, "_iterated", otherwise)
-    tuning.step()
+    with pytest.warns(TuningWarning, match="the checkpoints after 3, 5, 6, 8, 9 iterations are of another way"):
+        tuning.step()
     assert tuning.checkpoints.numbers == (0, 2, 3)
     resumed = colorizer.resume_tuning(tuning.save(tmp_path / "other.tuning"))
     assert losses(resumed) == losses(tuning)

@@ -182,7 +182,8 @@ class TuningModel(traitlets.HasTraits):
 
         def go_back() -> None:
             if tuning is not None:
-                tuning.roll_back(number)
+                with self._listening():
+                    tuning.roll_back(number)
                 if number < self._noticed_at:
                     self.notice = ""
                 self._note()
