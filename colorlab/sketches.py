@@ -32,8 +32,8 @@ _CANNY_LOW, _CANNY_HIGH = 0.06, 0.16
 _CANNY_REACH_PX = 2
 _MIN_CONTRAST = 0.02
 _INK, _PAPER = 0.15, 0.85
-# How far `fit_sketch` looks around a pixel of the smaller drawing, and the share of what a line one pixel wide averages to
-# that ink has to reach: specks have less, as they fade in both directions.
+# How far `fit_sketch` looks around a pixel of the smaller drawing, and what share ink has to have of what a 1 px line
+# averages to: specks have less, as they fade in both directions.
 _NEARBY_CELLS, _LINE_SHARE = 2, 0.5
 
 
