@@ -29,7 +29,6 @@ def tune_picture(
     model: str,
     prompt: str,
     plan: ChosenPlan,
-    is_plan_given: bool,
     nouns: Sequence[str],
     seed: int | None,
     targets: Sequence[str],
@@ -45,7 +44,6 @@ def tune_picture(
         model: name or folder of the model.
         prompt: the context: what the picture shows, without colors.
         plan: how long and by which values.
-        is_plan_given: whether the user said so; a tuning that goes on has its own.
         nouns: words of the prompt that are objects; found by their articles if there are none.
         seed: of everything that is drawn; None for the model's own.
         targets: the context with colors; each gives a picture beside `out`.
@@ -67,12 +65,10 @@ def tune_picture(
         if adaptation is None:
             with as_bad_usage():
                 tuning = (
-                    _resumed(colorizer, kept, conditioning)
+                    _resumed(colorizer, kept, conditioning, plan, seed, nouns)
                     if resume
                     else colorizer.tune(conditioning, _settings(colorizer, plan, seed), preset=plan.plan, nouns=nouns)
                 )
-                if resume:
-                    _tell_differences(tuning, plan if is_plan_given else None, seed, nouns)
                 _check_targets(tuning.rewriting, colorizer, targets)
             adaptation = _tuned(tuning, kept)
             print(adaptation.save(out))
@@ -125,8 +121,15 @@ def _settings(colorizer: Colorizer, plan: ChosenPlan, seed: int | None) -> Setti
     return settings
 
 
-def _resumed(colorizer: Colorizer, kept: Path, conditioning: Conditioning) -> Tuning:
-    """Return the tuning that is kept.
+def _resumed(
+    colorizer: Colorizer,
+    kept: Path,
+    conditioning: Conditioning,
+    plan: ChosenPlan,
+    seed: int | None,
+    nouns: Sequence[str],
+) -> Tuning:
+    """Return the tuning that is kept, and say what of the command does not count for it.
 
     Raises:
         BadUsageError: it is of another picture or context.
@@ -138,21 +141,17 @@ def _resumed(colorizer: Colorizer, kept: Path, conditioning: Conditioning) -> Tu
             "with -o, or --force to begin anew."
         )
     print(f"{kept} goes on with its own plan, seed and nouns.")
-    return tuning
-
-
-def _tell_differences(tuning: Tuning, plan: ChosenPlan | None, seed: int | None, nouns: Sequence[str]) -> None:
-    """Say what a command would have begun with in place of what a tuning goes on with."""
-    known, asked = tuning.settings.mechanisms, {} if plan is None else plan.mechanisms
+    known = tuning.settings.mechanisms
     told = {
-        "the plan": plan is not None and plan.plan != tuning.plan,
+        "the plan": plan.is_given and plan.plan != tuning.plan,
         "the seed": seed is not None and seed != tuning.settings.seed,
-        "mechanisms": any({**known.get(name, {}), **values} != known.get(name) for name, values in asked.items()),
+        "mechanisms": any({**known.get(name, {}), **one} != known.get(name) for name, one in plan.mechanisms.items()),
         "nouns": bool(nouns) and tuple(nouns) != tuning.nouns,
     }
     differing = [name for name, differs in told.items() if differs]
     if differing:
         print(f"This command says {', '.join(differing)} otherwise, which does not count; --force begins anew with it.")
+    return tuning
 
 
 def _tuned(tuning: Tuning, kept: Path) -> Adaptation:

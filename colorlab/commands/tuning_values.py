@@ -23,23 +23,26 @@ _PARAMETERS: Mapping[str, tuple[str, Parameter]] = MappingProxyType(
 
 
 class ChosenPlan(NamedTuple):
-    """How to tune: the plan, and parameters of mechanisms for `Settings.mechanisms`."""
+    """How to tune: plan, parameters of mechanisms for `Settings.mechanisms`, and whether the user said any of it."""
 
     plan: TuningPlan
     mechanisms: dict[str, dict[str, Any]]
+    is_given: bool
 
 
-def read_plan(preset: str, changes: Sequence[str] = ()) -> ChosenPlan:
+def read_plan(preset: str | None, changes: Sequence[str] = ()) -> ChosenPlan:
     """Read a preset and what is changed of it.
 
     Args:
-        preset: in `PRESETS`.
+        preset: in `PRESETS`; None for `notebook`.
         changes: NAME=VALUE each, where the name is a stage (its steps), a number or choice of `TuningPlan`, or a
             parameter of `contrastive_tuning` or `spatial_alignment`.
 
     Raises:
         BadUsageError: there is no such preset or name, or the value is not possible.
     """
+    is_given = preset is not None or bool(changes)
+    preset = "notebook" if preset is None else preset
     if preset not in PRESETS:
         raise BadUsageError(f'--preset is "{preset}"; expected one of {", ".join(PRESETS)}.')
     plan, mechanisms = PRESETS[preset], dict[str, dict[str, Any]]()
@@ -57,7 +60,7 @@ def read_plan(preset: str, changes: Sequence[str] = ()) -> ChosenPlan:
             else:
                 known = ", ".join((*STAGES, *_FIELDS, *_PARAMETERS))
                 raise BadUsageError(f'--set is "{change}"; expected NAME=VALUE, where NAME is one of {known}.')
-    return ChosenPlan(plan, mechanisms)
+    return ChosenPlan(plan, mechanisms, is_given)
 
 
 def _read(text: str, default: Any, name: str) -> Any:

@@ -31,6 +31,7 @@ class _Change:
         what: was compared, in words.
         unit: of the array.
         sites: at which attention was read.
+        guidance_pass: in which it was read.
     """
 
     array: torch.Tensor
@@ -38,6 +39,7 @@ class _Change:
     what: str
     unit: str
     sites: tuple[Site, ...] = ()
+    guidance_pass: str | None = None
 
 
 def effect(
@@ -74,7 +76,6 @@ def effect(
     edits = [repr(edit) for edit in moment.segment.edits]
     if not edits:
         raise StateError(f"Step {step} of {run.name!r} has no edits; branch(step=..., edits=[...]) makes them.")
-    guidance_pass = choose_pass(moment, guidance_pass)
     if word is None:
         change = _change_of_prediction(moment)
     else:
@@ -93,7 +94,7 @@ def effect(
             **origin(run, moment, "effect"),
             "edits": edits,
             "word": word,
-            "guidance_pass": None if word is None else guidance_pass,
+            "guidance_pass": change.guidance_pass,
             "sites": [site.path for site in change.sites],
             "difference": verdict.difference,
             "reasons": list(verdict.reasons),
@@ -116,8 +117,9 @@ def _change_of_prediction(moment: Moment) -> _Change:
     return _Change(lengths, verdict, "the guided prediction", "noise standard deviations")
 
 
-def _change_of_attention(moment: Moment, guidance_pass: str, word: str, occurrence: int) -> _Change:
+def _change_of_attention(moment: Moment, asked_pass: str | None, word: str, occurrence: int) -> _Change:
     """Compare the attention to a word at a step."""
+    guidance_pass = choose_pass(moment, asked_pass)
     method, sites = moment.method, find_sites(moment.method.unet, moment.state.latents.shape, kind="attn2")
     positions = _positions(moment, guidance_pass, word, occurrence)
     with method.lock, eagerly(), torch.no_grad():
@@ -126,7 +128,7 @@ def _change_of_attention(moment: Moment, guidance_pass: str, word: str, occurren
         # With matrices in the open a prediction is within rounding only; its verdict is judged without them.
         verdict = judge(moment.record, predict_step(method, moment.segment, moment.state), environment)
     what = f"the attention to {word!r} in the pass {guidance_pass!r}"
-    return _Change(edited - plain, verdict, what, "share of attention", sites)
+    return _Change(edited - plain, verdict, what, "share of attention", sites, guidance_pass)
 
 
 def _without_edits(moment: Moment) -> Moment:

@@ -37,6 +37,7 @@ from colorlab.networks.exemplar_projection import ExemplarProjection
 from colorlab.networks.libraries import UNet2DConditionModel
 from colorlab.networks.sketch_encoder import NO_SKETCH, SketchEncoder, sketch_pixels
 from colorlab.sampling.schedules import NoiseSchedule
+from colorlab.shapes import check_range
 from colorlab.training.corpus import NO_THING
 from colorlab.training.denoising import draw_timesteps, export_model, object_weighted_mean
 from colorlab.training.edited_exemplars import EditedExemplars
@@ -116,9 +117,7 @@ class Strategies:
                     f"{name} is {getattr(self, name)!r}, but one of {', '.join(get_args(kinds))} is expected."
                 )
         for name, most in (("drop_rate", 1), ("dual_weight", inf), ("grounding_weight", inf), ("edit_share", 1)):
-            if not 0 <= getattr(self, name) <= most:
-                bounds = "at least 0 is" if most == inf else f"0 to {most} are"
-                raise RangeError(f"{name} is {getattr(self, name)}, but {bounds} expected.")
+            check_range(getattr(self, name), 0, most, name)
 
 
 @dataclass

@@ -39,8 +39,8 @@ class Checkpoints:
             del self._states[number]
         return others
 
-    def go_back(self, number: int) -> TuningState:
-        """Return the state after so many iterations. Those after it stay: what goes on from here comes by them again.
+    def at(self, number: int) -> TuningState:
+        """Return the state after so many iterations.
 
         Raises:
             RangeError: there is no such checkpoint.

@@ -60,8 +60,8 @@ class TuningState:
 
     def __repr__(self) -> str:
         where = "all stages done" if self.stage is None else f"{self.stage} {self.iteration}"
-        numbers = {name: value for name, value in (self.rows[-1] if self.rows else {}).items() if name != "iteration"}
-        told = "".join(f", {name} {value:.4g}" for name, value in numbers.items() if isinstance(value, float))
+        numbers = self.rows[-1].items() if self.rows else ()
+        told = "".join(f", {name} {value:.4g}" for name, value in numbers if isinstance(value, float))
         return f"TuningState after {self.number} iterations: {where}{told}; {self.num_bytes / 2**20:.1f} MiB"
 
     @property

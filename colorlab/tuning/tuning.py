@@ -236,7 +236,7 @@ class Tuning:
             RangeError: there is no such checkpoint.
         """
         with self._lock:
-            found = self.checkpoints.go_back(number)
+            found = self.checkpoints.at(number)
             if self.state.number not in self.checkpoints.numbers:
                 self.checkpoints.keep(self.state, also=number)
             self.state, self._stage = found, None

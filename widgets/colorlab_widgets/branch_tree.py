@@ -154,10 +154,9 @@ def _given(old: Conditioning, new: Conditioning) -> list[str]:
                 words.append(f"{field.name.replace('_', ' ')} {value!r}")
             elif field.name in ("strokes", "masks", "manipulations"):
                 words.append(new.in_words(field.name))
-                words += _retold(old.manipulations, new.manipulations) if field.name == "manipulations" else []
             else:
                 words.append(f"{'no' if value is None else 'another'} {field.name.replace('_', ' ')}")
-    return words
+    return words + _retold(old.manipulations, new.manipulations)
 
 
 def _set(old: Settings, new: Settings) -> list[str]:
